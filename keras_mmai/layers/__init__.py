@@ -1,0 +1,33 @@
+"""Blocks with weights, of any rank, that know nothing of diffusion or data."""
+
+from keras_mmai.layers.attention import SelfAttention
+from keras_mmai.layers.conditioning import LabelEmbedding, TimestepEmbedding, timestep_embedding
+from keras_mmai.layers.convolution import ConvDecoder, ConvEncoder, ResidualStack
+from keras_mmai.layers.dit import DiTBlock, DiTOutput, Modulation
+from keras_mmai.layers.feed_forward import FeedForward, SwiGLU
+from keras_mmai.layers.patches import PatchEmbed, patchify, unpatchify
+from keras_mmai.layers.positions import apply_rotary, rotary_tables, sincos_positions
+from keras_mmai.layers.quantizers import VectorQuantizer, nearest_code
+
+__all__ = [
+    "ConvDecoder",
+    "ConvEncoder",
+    "DiTBlock",
+    "DiTOutput",
+    "FeedForward",
+    "LabelEmbedding",
+    "Modulation",
+    "PatchEmbed",
+    "ResidualStack",
+    "SelfAttention",
+    "SwiGLU",
+    "TimestepEmbedding",
+    "VectorQuantizer",
+    "apply_rotary",
+    "nearest_code",
+    "patchify",
+    "rotary_tables",
+    "sincos_positions",
+    "timestep_embedding",
+    "unpatchify",
+]

@@ -1,0 +1,65 @@
+"""Self-attention on `ops.dot_product_attention`, with optional qk-norm, rotary positions and a key mask."""
+
+import keras
+from keras import ops
+
+from keras_mmai.layers.positions import apply_rotary
+from keras_mmai.serialization import register
+
+
+@register
+class SelfAttention(keras.layers.Layer):
+    """Multi-head self-attention.
+
+    Call: `x` (b, n, d), `mask` (b, n) bool or None: False for a token that nobody may attend to, `rotary` the pair of
+    tables of `rotary_tables` or None. Output (b, n, d).
+
+    Args:
+        num_heads: int; must divide d.
+        qk_norm: bool, root-mean-square normalisation of queries and keys over each head, with a learned scale
+            (Dehghani et al. 2023, section 3), which keeps logits bounded in low precision.
+        use_bias: bool.
+
+    Reference: Vaswani et al. 2017, section 3.2.
+    """
+
+    def __init__(self, num_heads, qk_norm=False, use_bias=True, **kwargs):
+        super().__init__(**kwargs)
+        self.autocast = False  # rotary tables stay float32; the projections cast what they take
+        self.num_heads = num_heads
+        self.qk_norm = qk_norm
+        self.use_bias = use_bias
+
+    def build(self, x_shape):
+        dim = x_shape[-1]
+        if dim % self.num_heads:
+            raise ValueError(f"The width of the tokens must be a multiple of `num_heads`. Received: width {dim}, "
+                             f"num_heads={self.num_heads}")
+        self.head_dim = dim // self.num_heads
+        dense = dict(use_bias=self.use_bias, kernel_initializer="glorot_uniform", dtype=self.dtype_policy)
+        self.qkv = keras.layers.Dense(3 * dim, name="qkv", **dense)
+        self.qkv.build(x_shape)
+        self.projection = keras.layers.Dense(dim, name="projection", **dense)
+        self.projection.build(x_shape)
+        if self.qk_norm:
+            norm = dict(epsilon=1e-6, dtype=self.dtype_policy)
+            self.query_norm = keras.layers.RMSNormalization(name="query_norm", **norm)
+            self.key_norm = keras.layers.RMSNormalization(name="key_norm", **norm)
+            for layer in (self.query_norm, self.key_norm):
+                layer.build((*x_shape[:-1], self.num_heads, self.head_dim))
+        self.built = True
+
+    def call(self, x, mask=None, rotary=None):
+        n = x.shape[1]
+        qkv = ops.reshape(self.qkv(x), (-1, n, 3, self.num_heads, self.head_dim))
+        q, k, v = ops.unstack(qkv, 3, axis=2)  # (b, n, h, d / h) each
+        if self.qk_norm:
+            q, k = self.query_norm(q), self.key_norm(k)
+        if rotary is not None:
+            q, k = apply_rotary(q, *rotary), apply_rotary(k, *rotary)
+        key_mask = None if mask is None else ops.cast(mask, "bool")[:, None, None, :]
+        x = ops.dot_product_attention(q, k, v, mask=key_mask)
+        return self.projection(ops.reshape(x, (-1, n, self.num_heads * self.head_dim)))
+
+    def compute_output_shape(self, x_shape):
+        return x_shape

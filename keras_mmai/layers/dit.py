@@ -1,0 +1,122 @@
+"""The diffusion transformer's block and output layer, conditioned by adaLN-Zero (Peebles & Xie 2023, section 3.2)."""
+
+import keras
+from keras import ops
+
+from keras_mmai.layers.attention import SelfAttention
+from keras_mmai.layers.feed_forward import FeedForward, SwiGLU
+from keras_mmai.serialization import register
+
+FEED_FORWARDS = {"gelu": FeedForward, "swiglu": SwiGLU}
+
+
+def modulate(x, shift, scale):
+    return x * (1.0 + scale) + shift
+
+
+@register
+class Modulation(keras.layers.Layer):
+    """A condition to `num_chunks` vectors, all zero at initialisation: (b, d) or (b, n, d) -> list of (b, 1|n, d)."""
+
+    def __init__(self, num_chunks, **kwargs):
+        super().__init__(**kwargs)
+        self.num_chunks = num_chunks
+
+    def build(self, condition_shape):
+        self.dense = keras.layers.Dense(
+            self.num_chunks * condition_shape[-1], kernel_initializer="zeros", name="dense", dtype=self.dtype_policy
+        )
+        self.dense.build(condition_shape)
+        self.built = True
+
+    def call(self, condition):
+        if len(condition.shape) == 2:
+            condition = condition[:, None, :]
+        return ops.split(self.dense(ops.silu(condition)), self.num_chunks, axis=-1)
+
+    def compute_output_shape(self, condition_shape):
+        b, n = condition_shape[0], condition_shape[1] if len(condition_shape) == 3 else 1
+        return [(b, n, condition_shape[-1])] * self.num_chunks
+
+
+def layer_norm(name, dtype):
+    """LayerNorm without scale and offset: the modulation gives both."""
+    return keras.layers.LayerNormalization(epsilon=1e-6, center=False, scale=False, name=name, dtype=dtype)
+
+
+@register
+class DiTBlock(keras.layers.Layer):
+    """Transformer block with adaLN-Zero: its output equals its input at initialisation.
+
+        x <- x + gate_1 * attention(modulate(norm(x), shift_1, scale_1))
+        x <- x + gate_2 * feed_forward(modulate(norm(x), shift_2, scale_2))
+
+    Call: `x` (b, n, d); `condition` (b, d), or (b, n, d) for a condition of each token's own; `mask` (b, n) bool or
+    None; `rotary` tables or None. Output (b, n, d).
+
+    Args:
+        num_heads: int; must divide d.
+        mlp_ratio: float, width of the feed-forward layer over d.
+        qk_norm: bool, see `SelfAttention`.
+        feed_forward: "gelu" or "swiglu" (at two thirds of the width, for the same cost).
+    """
+
+    def __init__(self, num_heads, mlp_ratio=4.0, qk_norm=False, feed_forward="gelu", **kwargs):
+        super().__init__(**kwargs)
+        if feed_forward not in FEED_FORWARDS:
+            raise ValueError(f"`feed_forward` must be one of {sorted(FEED_FORWARDS)}. Received: {feed_forward!r}")
+        self.autocast = False  # rotary tables stay float32; the layers inside cast what they take
+        self.num_heads = num_heads
+        self.mlp_ratio = mlp_ratio
+        self.qk_norm = qk_norm
+        self.feed_forward = feed_forward
+
+    def build(self, x_shape):
+        dim, dtype = x_shape[-1], self.dtype_policy
+        hidden_dim = int(dim * self.mlp_ratio)
+        if self.feed_forward == "swiglu":
+            hidden_dim = int(hidden_dim * 2 / 3)
+        self.modulation = Modulation(6, name="modulation", dtype=dtype)
+        self.modulation.build((None, dim))
+        self.norm_1 = layer_norm("norm_1", dtype)
+        self.norm_2 = layer_norm("norm_2", dtype)
+        self.attention = SelfAttention(self.num_heads, qk_norm=self.qk_norm, name="attention", dtype=dtype)
+        self.mlp = FEED_FORWARDS[self.feed_forward](hidden_dim, name="mlp", dtype=dtype)
+        for layer in (self.norm_1, self.attention, self.norm_2, self.mlp):
+            layer.build(x_shape)
+        self.built = True
+
+    def call(self, x, condition, mask=None, rotary=None):
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(condition)
+        x = x + gate_1 * self.attention(modulate(self.norm_1(x), shift_1, scale_1), mask=mask, rotary=rotary)
+        return x + gate_2 * self.mlp(modulate(self.norm_2(x), shift_2, scale_2))
+
+    def compute_output_shape(self, x_shape, condition_shape=None):
+        return x_shape
+
+
+@register
+class DiTOutput(keras.layers.Layer):
+    """Modulated norm, then a linear layer that starts at zero: (b, n, d), (b, d) -> (b, n, output_dim)."""
+
+    def __init__(self, output_dim, **kwargs):
+        super().__init__(**kwargs)
+        self.output_dim = output_dim
+
+    def build(self, x_shape):
+        self.modulation = Modulation(2, name="modulation", dtype=self.dtype_policy)
+        self.modulation.build((None, x_shape[-1]))
+        self.norm = layer_norm("norm", self.dtype_policy)
+        self.norm.build(x_shape)
+        self.dense = keras.layers.Dense(
+            self.output_dim, kernel_initializer="zeros", name="dense", dtype=self.dtype_policy
+        )
+        self.dense.build(x_shape)
+        self.built = True
+
+    def call(self, x, condition):
+        shift, scale = self.modulation(condition)
+        return self.dense(modulate(self.norm(x), shift, scale))
+
+    def compute_output_shape(self, x_shape, condition_shape=None):
+        return (*x_shape[:-1], self.output_dim)

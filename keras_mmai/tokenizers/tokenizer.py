@@ -1,0 +1,129 @@
+"""The contract of every tokenizer: a signal to tokens and back."""
+
+import keras
+from keras import ops
+
+from keras_mmai.serialization import register
+from keras_mmai.training import TrainingModel
+
+MOMENTUM = 0.99
+
+
+@register
+class Standardize(keras.layers.Layer):
+    """Brings each channel to zero mean and unit variance by running statistics of what it saw in training.
+
+    Call: x (b, ..., c) to the same shape, float32; `inverse` goes back. The running mean and variance move by
+    `max(1 - 0.99, 9 / (9 + n))` at the n-th training batch; a value that is not finite is left out.
+    """
+
+    def build(self, input_shape):
+        state = dict(shape=input_shape[-1:], trainable=False, autocast=False, dtype="float32")
+        self.mean = self.add_weight(initializer="zeros", name="mean", **state)
+        self.variance = self.add_weight(initializer="ones", name="variance", **state)
+        self.num_updates = self.add_weight(shape=(), initializer="zeros", trainable=False, autocast=False,
+                                           dtype="float32", name="num_updates")
+        self.built = True
+
+    def call(self, x, training=False):
+        x = ops.cast(x, "float32")
+        if training:
+            self._update(ops.stop_gradient(x))
+        return (x - self.mean) * ops.rsqrt(self.variance + 1e-12)
+
+    def _update(self, x):
+        rows = ops.reshape(x, (-1, x.shape[-1]))
+        valid = ops.all(ops.isfinite(rows), axis=-1, keepdims=True)
+        total = ops.maximum(ops.sum(ops.cast(valid, "float32")), 1.0)
+        mean = ops.sum(ops.where(valid, rows, 0.0), axis=0) / total
+        variance = ops.sum(ops.where(valid, ops.square(rows - mean), 0.0), axis=0) / total
+        rate = ops.where(ops.any(valid), ops.maximum(1.0 - MOMENTUM, 1.0 / (1.0 + self.num_updates)), 0.0)
+        difference = mean - self.mean
+        # the variance of the mixture of what was seen and this batch
+        mixed = (1.0 - rate) * self.variance + rate * variance + rate * (1.0 - rate) * ops.square(difference)
+        self.variance.assign(mixed)
+        self.mean.assign(self.mean + rate * difference)
+        self.num_updates.assign_add(ops.cast(ops.any(valid), "float32"))
+
+    def inverse(self, x):
+        return ops.cast(x, "float32") * ops.sqrt(self.variance + 1e-12) + self.mean
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+class Tokenizer(TrainingModel):
+    """Base of the tokenizers: a signal x (b, *input_shape) in [-1, 1] to tokens, and tokens to a signal.
+
+    Tokens are "codes", int32 (b, *token_shape) in 0..vocabulary-1, or "latents", float32 (b, *latent_shape) of about
+    zero mean and unit variance. `decode` tells them apart by their dtype.
+
+    `call` returns a dict: "outputs" (the reconstruction), "latents", and whatever a subclass adds ("codes"): so
+    `predict` encodes and reconstructs a whole data set, compiled, in batches.
+    """
+
+    vocabulary = None
+    tokens = ("latents",)
+
+    def encode(self, x, tokens=None):
+        """Signal to tokens, of the first kind in `self.tokens` unless said otherwise.
+
+        Raises:
+            ValueError: on another shape than (b, *input_shape), or a kind of tokens that this tokenizer has not.
+        """
+        kind = tokens or self.tokens[0]
+        if kind not in self.tokens:
+            raise ValueError(f"{type(self).__name__} gives tokens of the kinds {self.tokens}. Received: {tokens!r}")
+        return self.encode_all(self._check_signal(x))[kind]
+
+    def encode_all(self, x):
+        """Signal to {kind: tokens} for every kind in `self.tokens`; "latents" are standardised."""
+        raise NotImplementedError
+
+    def decode(self, tokens):
+        """Tokens of either kind to a signal (b, *input_shape), float32 in [-1, 1].
+
+        Raises:
+            ValueError: on another shape than that of the tokens.
+        """
+        tokens = ops.convert_to_tensor(tokens)
+        discrete = "int" in keras.backend.standardize_dtype(tokens.dtype)
+        expected = self.token_shape if discrete else self.latent_shape
+        if discrete and self.vocabulary is None:
+            raise ValueError(f"{type(self).__name__} has no codes: decode takes float latents (b, *{expected}).")
+        if tuple(tokens.shape[1:]) != expected:
+            raise ValueError(f"decode takes {'int codes' if discrete else 'float latents'} of shape "
+                             f"{('b', *expected)}. Received: {tuple(tokens.shape)}")
+        return ops.clip(self.decode_codes(tokens) if discrete else self.decode_latents(tokens), -1.0, 1.0)
+
+    def decode_latents(self, latents):
+        raise NotImplementedError
+
+    def reconstruct(self, x):
+        """decode(encode(x)): (b, *input_shape) float32 in [-1, 1]."""
+        return self.decode(self.encode(x))
+
+    def _check_signal(self, x):
+        x = ops.convert_to_tensor(x)
+        if tuple(x.shape[1:]) != self.input_shape:
+            raise ValueError(f"{type(self).__name__} takes signals of shape {('b', *self.input_shape)}, channels "
+                             f"last, float in [-1, 1]. Received: {tuple(x.shape)}")
+        return ops.cast(x, "float32")
+
+    def named_losses(self, x, y_pred):
+        error = ops.square(y_pred["outputs"] - ops.cast(signal_of(x), "float32"))
+        return {"reconstruction": ops.mean(error, axis=tuple(range(1, len(error.shape)))) / self.data_variance}
+
+    def serving_signatures(self):
+        """{name: (function, {argument: (shape, dtype)})} of the SavedModel that `export` writes."""
+        tokens = (self.token_shape, "int32") if self.vocabulary else (self.latent_shape, "float32")
+        return {
+            "encode": (lambda x: {"tokens": self.encode(x)}, {"x": (self.input_shape, "float32")}),
+            "decode": (lambda tokens: {"x": self.decode(tokens)}, {"tokens": tokens}),
+            "reconstruct": (lambda x: {"x": self.reconstruct(x)}, {"x": (self.input_shape, "float32")}),
+        }
+
+
+def signal_of(x):
+    """The signal of a batch that is an array, or a dict with the array under "x"."""
+    return x["x"] if isinstance(x, dict) else x
