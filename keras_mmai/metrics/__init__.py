@@ -1,0 +1,7 @@
+"""How good are samples and reconstructions? Numbers from numpy arrays, after the model has run."""
+
+from keras_mmai.metrics.cross_entropy import bernoulli_floor, binary_cross_entropy
+from keras_mmai.metrics.diversity import within_class_spread
+from keras_mmai.metrics.frechet import frechet_distance
+
+__all__ = ["bernoulli_floor", "binary_cross_entropy", "frechet_distance", "within_class_spread"]
