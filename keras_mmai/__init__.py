@@ -1,0 +1,26 @@
+"""keras_mmai: any signal becomes tokens, and one diffusion transformer generates them.
+
+Four rooms: `layers` (blocks with weights), `tokenizers` (signal <-> tokens), `diffusion` (mathematics without
+weights), and the models, which are here at the top. Around them `data`, `metrics`, `callbacks`, `visualization`,
+`checkpoints`.
+"""
+
+from keras_mmai import data, diffusion, layers, metrics, tokenizers, visualization
+from keras_mmai.models import DiffusionTransformer, DiT, Generator
+from keras_mmai.tokenizers import VAE, VQVAE
+from keras_mmai.version import __version__
+
+__all__ = [
+    "VAE",
+    "VQVAE",
+    "DiT",
+    "DiffusionTransformer",
+    "Generator",
+    "__version__",
+    "data",
+    "diffusion",
+    "layers",
+    "metrics",
+    "tokenizers",
+    "visualization",
+]

@@ -46,7 +46,10 @@ def register(cls):
         for name in argument_names(type(self)):
             if not hasattr(self, name):
                 raise TypeError(f"{type(self).__name__} must keep its argument `{name}` as an attribute to be saved.")
-            config[name] = keras.saving.serialize_keras_object(getattr(self, name))
+            value = keras.saving.serialize_keras_object(getattr(self, name))
+            if isinstance(value, dict):
+                value.pop("compile_config", None)  # a model that is a part of another is not trained by itself
+            config[name] = value
         return config
 
     def from_config(cls, config):

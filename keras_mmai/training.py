@@ -263,6 +263,14 @@ class TrainingModel(keras.Model):
         return outputs
 
 
+def freeze(model):
+    """Makes every weight of `model` non-trainable."""
+    # Both assignments are needed: TensorFlow ignores one that repeats the value, and a model that was saved frozen
+    # loads with the flag down and its layers still trainable.
+    model.trainable = True
+    model.trainable = False
+
+
 def batch_size(x):
     """Leading length of the first array of a nested structure."""
     return ops.shape(keras.tree.flatten(x)[0])[0]

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_mmai.serialization import register
+from keras_mmai.serving import Servable
 from keras_mmai.training import TrainingModel
 
 MOMENTUM = 0.99
@@ -52,7 +53,7 @@ class Standardize(keras.layers.Layer):
         return input_shape
 
 
-class Tokenizer(TrainingModel):
+class Tokenizer(Servable, TrainingModel):
     """Base of the tokenizers: a signal x (b, *input_shape) in [-1, 1] to tokens, and tokens to a signal.
 
     Tokens are "codes", int32 (b, *token_shape) in 0..vocabulary-1, or "latents", float32 (b, *latent_shape) of about

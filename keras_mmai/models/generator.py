@@ -1,0 +1,130 @@
+"""Sampling as a model: its call holds the sampler, the guidance and the decoder."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mmai.diffusion import Heun, normal, uniform_times
+from keras_mmai.serialization import register
+from keras_mmai.serving import Servable
+
+
+@register
+class Generator(Servable, keras.Model):
+    """Noise to signals, in one compiled call: `predict` generates in batches, `export` writes a SavedModel.
+
+    Call: a dict with "seed" (b, 2) int32, two numbers for each row, which alone decide that row's noise, whatever
+    batch it is in and whatever the backend; or "noise" (b, *latent_shape) float32 itself; and "labels" (b,) int32 in
+    0..num_classes (num_classes: no label), if the network has classes. Output (b, *s, c) float32 in [-1, 1].
+
+    Args:
+        network: a model `network(x, t, labels)`, such as `DiT`.
+        process: the `GaussianDiffusion` it was trained with.
+        tokenizer: the `Tokenizer` whose latents it generates, or None.
+        sampler: a `Sampler`; None is `Heun()`.
+        num_steps: int, steps of the sampler.
+        guidance: a `ClassifierFreeGuidance`, or None.
+    """
+
+    def __init__(self, network, process, tokenizer=None, sampler=None, num_steps=20, guidance=None, **kwargs):
+        super().__init__(**kwargs)
+        self.autocast = False
+        if num_steps < 1:
+            raise ValueError(f"`num_steps` must be at least 1. Received: {num_steps}")
+        if guidance is not None and getattr(network, "num_classes", None) is None:
+            raise ValueError("Guidance needs a network with classes (num_classes).")
+        self.network = network
+        self.process = process
+        self.tokenizer = tokenizer
+        self.sampler = Heun() if sampler is None else sampler
+        self.num_steps = num_steps
+        self.guidance = guidance
+        self.latent_shape = tuple(network.input_shape)
+        self.num_classes = getattr(network, "num_classes", None)
+        self.built = True
+
+    def get_build_config(self):
+        return None
+
+    def call(self, inputs):
+        inputs = inputs if isinstance(inputs, dict) else {"noise": inputs}
+        x, step_noise = self._start(inputs)
+        x = self.sampler(self._denoiser(inputs), x, uniform_times(self.num_steps), step_noise)
+        return self._signal(x)
+
+    def trajectory(self, inputs):
+        """The signals at every step, (num_steps + 1, b, *s, c): for pictures; see `Sampler.trajectory`."""
+        x, step_noise = self._start(inputs)
+        states = self.sampler.trajectory(self._denoiser(inputs), x, uniform_times(self.num_steps), step_noise)
+        return ops.stack([self._signal(state) for state in states])
+
+    def _start(self, inputs):
+        """The prior's sample, and the noise of a stochastic sampler's step i."""
+        if ("seed" in inputs) == ("noise" in inputs):
+            raise ValueError(f"Give 'seed' (b, 2) int32 or 'noise' {('b', *self.latent_shape)} float32, one of them. "
+                             f"Received keys: {sorted(inputs)}")
+        if "noise" in inputs:
+            if self.sampler.stochastic:
+                raise ValueError(f"{self.sampler} draws noise in every step: give 'seed' instead of 'noise'.")
+            return self.process.prior(inputs["noise"]), None
+        seed = ops.cast(inputs["seed"], "int32")
+        first = normal(seed, self.latent_shape)
+        return self.process.prior(first), lambda i: normal(seed, self.latent_shape, stream=i + 1)
+
+    def _denoiser(self, inputs):
+        if (self.num_classes is None) != ("labels" not in inputs):
+            raise ValueError("'labels' are needed by a network with classes, and only by it. Received keys: "
+                             f"{sorted(inputs)}, num_classes={self.num_classes}")
+        conditions = {name: ops.cast(inputs[name], "int32") for name in ("labels",) if name in inputs}
+        null = {name: ops.full_like(value, self.num_classes) for name, value in conditions.items()}
+
+        def network(x, t, conditions):
+            return self.network(x, t, training=False, **conditions)
+
+        def guided(x, t):
+            if self.guidance is None:
+                return network(x, t, conditions)
+            return self.guidance(network, x, t, conditions, null)
+
+        return self.process.denoiser(guided)
+
+    def _signal(self, x):
+        return ops.clip(x, -1.0, 1.0) if self.tokenizer is None else self.tokenizer.decode(x)
+
+    def generate(self, num_samples=None, labels=None, seed=0, batch_size=100, verbose=0):
+        """Generates signals: numpy (n, *s, c) float32 in [-1, 1].
+
+        Args:
+            num_samples: int, or None for one of each of `labels`.
+            labels: ints 0..num_classes-1, one for each sample, or one int for all; None: no label.
+            seed: int. Sample i depends on (seed, i, its label) alone.
+            batch_size, verbose: of `predict`.
+
+        Raises:
+            ValueError: on a label out of range, or labels of another number than `num_samples`.
+        """
+        inputs = {}
+        if self.num_classes is not None:
+            labels = np.asarray(self.num_classes if labels is None else labels, dtype="int32")
+            if labels.size and (labels.min() < 0 or labels.max() > self.num_classes):
+                raise ValueError(f"`labels` must be 0..{self.num_classes - 1}. Received: values from {labels.min()} "
+                                 f"to {labels.max()}")
+            if labels.ndim == 0:
+                labels = np.full((num_samples or 1,), labels, "int32")
+            if num_samples not in (None, len(labels)):
+                raise ValueError(f"{len(labels)} labels for num_samples={num_samples}.")
+            inputs["labels"], num_samples = labels, len(labels)
+        elif labels is not None:
+            raise ValueError("The network has no classes: leave `labels` out.")
+        inputs["seed"] = np.stack([np.full((num_samples or 1,), seed), np.arange(num_samples or 1)], 1).astype("int32")
+        return np.asarray(self.predict(inputs, batch_size=batch_size, verbose=verbose))
+
+    def serving_signatures(self):
+        """{name: (function, {argument: (shape, dtype)})}: generate, and the tokenizer's if there is one."""
+        arguments = {"seed": ((2,), "int32")}
+        if self.num_classes is not None:
+            arguments["labels"] = ((), "int32")
+        signatures = {"generate": (lambda **inputs: {"x": self(inputs)}, arguments)}
+        if self.tokenizer is not None:
+            signatures.update(self.tokenizer.serving_signatures())
+        return signatures
