@@ -5,7 +5,7 @@ weights), and the models, which are here at the top. Around them `data`, `metric
 `checkpoints`.
 """
 
-from keras_mmai import data, diffusion, layers, metrics, tokenizers, visualization
+from keras_mmai import callbacks, checkpoints, data, diffusion, layers, metrics, tokenizers, visualization
 from keras_mmai.models import DiffusionTransformer, DiT, Generator
 from keras_mmai.tokenizers import VAE, VQVAE
 from keras_mmai.version import __version__
@@ -17,6 +17,8 @@ __all__ = [
     "DiffusionTransformer",
     "Generator",
     "__version__",
+    "callbacks",
+    "checkpoints",
     "data",
     "diffusion",
     "layers",
