@@ -1,22 +1,9 @@
 """What the diffusion tests share: the reference arrays, compilation on any backend, and one exactly solvable model."""
 
-import os
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
 from keras import ops
-
-
-@pytest.fixture
-def diffusion_fixtures():
-    """name -> the arrays of fixtures/diffusion/{name}.npz as a dict."""
-    shared = os.environ.get("KERAS_MMAI_SHARED", Path(__file__).resolve().parents[3] / "shared")
-    folder = Path(shared) / "fixtures" / "diffusion"
-    if not folder.is_dir():
-        pytest.skip(f"The reference arrays are not at {folder}; set KERAS_MMAI_SHARED to the folder above fixtures/.")
-    return lambda name: dict(np.load(folder / f"{name}.npz"))
 
 
 @pytest.fixture
