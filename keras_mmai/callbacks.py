@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import zipfile
 
 import keras
 import numpy as np
@@ -65,6 +64,8 @@ def _state(model):
     """Every variable that training changes, by a name that says where it comes from."""
     variables = list(model.variables)
     if model.optimizer is not None:
+        if not model.optimizer.built:  # TensorFlow and PyTorch build it in the first step
+            model.optimizer.build(model.trainable_variables)
         variables += model.optimizer.variables
     return {f"{i:05d} {v.path}": v for i, v in enumerate(variables)}
 
@@ -74,7 +75,7 @@ def save(model, directory, epoch):
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     beside = directory / f"{CURRENT}.writing"
-    state = {name: keras.ops.convert_to_numpy(v.value) for name, v in _state(model).items()}
+    state = {name: _to_numpy(v) for name, v in _state(model).items()}
     about = dict(format=FORMAT, epoch=epoch, model=type(model).__name__, backend=keras.backend.backend())
     with open(beside, "wb") as file:
         np.savez(file, about=np.frombuffer(json.dumps(about).encode(), "uint8"), **state)
@@ -87,6 +88,11 @@ def save(model, directory, epoch):
     folder = os.open(directory, os.O_RDONLY)
     os.fsync(folder)  # the renames themselves
     os.close(folder)
+
+
+def _to_numpy(variable):
+    value = keras.ops.convert_to_numpy(variable.value)
+    return value.astype("float32") if value.dtype.kind == "V" else value  # numpy's files do not know bfloat16
 
 
 def restore(model, directory):
@@ -102,7 +108,7 @@ def restore(model, directory):
     for path in paths:
         try:
             about, values = _read(path)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # damage to a zip file shows itself in many ways
             unreadable.append(f"{path}: {error}")
             continue
         _assign(model, about, values, path)

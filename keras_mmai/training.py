@@ -150,7 +150,7 @@ class TrainingModel(keras.Model):
             scaled_loss = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
         gradients = [None if g is None else tf.convert_to_tensor(g) for g in tape.gradient(scaled_loss, variables)]
-        norm, finite = self._inspect(loss, gradients)
+        check = self._inspect(loss, gradients)
 
         def apply():
             self.optimizer.apply(gradients, variables)
@@ -159,8 +159,8 @@ class TrainingModel(keras.Model):
         if self._optimizer_skips:
             apply()
         else:
-            tf.cond(finite, apply, lambda: False)
-        return self._finish_step(loss, norm, finite, x, y, y_pred, sample_weight)
+            tf.cond(check["finite"], apply, lambda: False)
+        return self._finish_step(loss, check, x, y, y_pred, sample_weight)
 
     def _train_torch(self, data):
         import torch
@@ -173,10 +173,10 @@ class TrainingModel(keras.Model):
         variables = self.trainable_variables
         gradients = [v.value.grad for v in variables]
         with torch.no_grad():
-            norm, finite = self._inspect(loss.detach(), gradients)
-            if self._optimizer_skips or bool(finite):
+            check = self._inspect(loss.detach(), gradients)
+            if self._optimizer_skips or bool(check["finite"]):
                 self.optimizer.apply(gradients, variables)
-            return self._finish_step(loss.detach(), norm, finite, x, y, y_pred, sample_weight)
+            return self._finish_step(loss.detach(), check, x, y, y_pred, sample_weight)
 
     def _train_jax(self, state, data):
         import jax
@@ -187,10 +187,11 @@ class TrainingModel(keras.Model):
             self.compute_loss_and_updates, has_aux=True
         )(trainable, non_trainable, metrics, x, y, sample_weight, training=True, optimizer_variables=optimizer)
         with keras.StatelessScope(state_mapping=list(zip(self.optimizer.variables, optimizer))):
-            norm, finite = self._inspect(loss, gradients)
+            check = self._inspect(loss, gradients)
         stepped = self.optimizer.stateless_apply(optimizer, gradients, trainable)
         if not self._optimizer_skips:
-            stepped = jax.tree.map(lambda new, old: ops.where(finite, new, old), stepped, (trainable, optimizer))
+            before = (trainable, optimizer)
+            stepped = jax.tree.map(lambda new, old: ops.where(check["finite"], new, old), stepped, before)
         trainable, optimizer = stepped
 
         groups = (self.trainable_variables, self.non_trainable_variables, self.optimizer.variables,
@@ -198,7 +199,7 @@ class TrainingModel(keras.Model):
         values = (trainable, non_trainable, optimizer, metrics)
         mapping = [pair for group, value in zip(groups, values) for pair in zip(group, value)]
         with keras.StatelessScope(state_mapping=mapping) as scope:
-            logs = self._finish_step(loss, norm, finite, x, y, y_pred, sample_weight)
+            logs = self._finish_step(loss, check, x, y, y_pred, sample_weight)
         return logs, tuple([scope.get_current_value(v) for v in group] for group in groups)
 
     @property
@@ -207,16 +208,18 @@ class TrainingModel(keras.Model):
         return isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
 
     def _inspect(self, loss, gradients):
+        """Before the step: the gradient's norm, whether all is finite, and the number of updates so far."""
         norm = gradient_norm(gradients) / ops.cast(self.optimizer.scale_loss(1.0), "float32")
-        return norm, ops.logical_and(ops.isfinite(norm), ops.isfinite(loss))
+        finite = ops.logical_and(ops.isfinite(norm), ops.isfinite(loss))
+        return {"norm": norm, "finite": finite, "updates": ops.cast(self.optimizer.iterations, "int32") + 0}
 
-    def _finish_step(self, loss, norm, finite, x, y, y_pred, sample_weight):
-        every = self.optimizer.gradient_accumulation_steps or 1
-        iterations = ops.cast(self.optimizer.iterations, "int32")
-        # with accumulation the weights move on every `every`-th call only, and so must the averages
-        moved = ops.logical_and(finite, ops.equal(iterations % every, 0))
+    def _finish_step(self, loss, check, x, y, y_pred, sample_weight):
+        norm, finite = check["norm"], check["finite"]
+        updates = ops.cast(self.optimizer.iterations, "int32")
+        # a skipped step is no update, nor is one that only accumulates gradients
+        moved = updates > check["updates"]
         for average in self.averages:
-            average.update(self.trainable_variables, iterations // every, moved)
+            average.update(self.trainable_variables, updates, moved)
         weight = ops.where(finite, ops.cast(batch_size(x), "float32"), 0.0)
         self._update_loss_tracker(ops.where(finite, loss, 0.0), weight)
         self.gradient_norm.update_state(ops.where(finite, norm, 0.0), sample_weight=weight)
@@ -235,8 +238,9 @@ class TrainingModel(keras.Model):
 
     def _test_stateful(self, data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        y_pred = self.call_averaged(x)
+        y_pred, self._losses_override = self._call_averaged(x)  # as Keras hands on the losses of a stateless call
         loss = self.compute_loss(x, y, y_pred, sample_weight, training=False)
+        self._losses_override = []
         self._update_loss_tracker(loss, ops.cast(batch_size(x), "float32"))
         return self.compute_metrics(x, y, y_pred, sample_weight)
 
@@ -250,17 +254,17 @@ class TrainingModel(keras.Model):
         logs, (_, non_trainable, metrics) = super().test_step((averaged, non_trainable, metrics), data)
         return logs, (trainable, non_trainable, metrics)
 
-    def call_averaged(self, x, index=0):
-        """The forward pass at `training=False` by moving average number `index`."""
+    def _call_averaged(self, x):
+        """The forward pass at `training=False` by the first moving average, and the losses that layers added."""
         variables = self.trainable_variables
-        weights = [ops.cast(a, v.dtype) for a, v in zip(self.averaged_weights(index), variables)]
+        weights = [ops.cast(a, v.dtype) for a, v in zip(self.averaged_weights(), variables)]
         state = self.non_trainable_variables
         before = [v.value for v in state]
-        outputs, after = self.stateless_call(weights, before, x, training=False)
+        outputs, after, losses = self.stateless_call(weights, before, x, training=False, return_losses=True)
         for variable, old, new in zip(state, before, after):
             if new is not old:  # random state moves on, so that each batch sees its own noise
                 variable.assign(new)
-        return outputs
+        return outputs, losses
 
 
 def freeze(model):

@@ -25,6 +25,7 @@ class SelfAttention(keras.layers.Layer):
 
     def __init__(self, num_heads, qk_norm=False, use_bias=True, **kwargs):
         super().__init__(**kwargs)
+        self.supports_masking = True
         self.autocast = False  # rotary tables stay float32; the projections cast what they take
         self.num_heads = num_heads
         self.qk_norm = qk_norm
@@ -50,7 +51,7 @@ class SelfAttention(keras.layers.Layer):
         self.built = True
 
     def call(self, x, mask=None, rotary=None):
-        n = x.shape[1]
+        n = ops.shape(x)[1]
         qkv = ops.reshape(self.qkv(x), (-1, n, 3, self.num_heads, self.head_dim))
         q, k, v = ops.unstack(qkv, 3, axis=2)  # (b, n, h, d / h) each
         if self.qk_norm:

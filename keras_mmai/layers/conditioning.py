@@ -14,7 +14,7 @@ def timestep_embedding(t, dim, max_period=10000.0):
     """
     half = dim // 2
     frequencies = np.exp(-np.log(max_period) * np.arange(half, dtype="float64") / half).astype("float32")
-    angles = ops.cast(t, "float32")[..., None] * frequencies
+    angles = ops.cast(t, "float32")[..., None] * ops.convert_to_tensor(frequencies)
     embedding = ops.concatenate([ops.cos(angles), ops.sin(angles)], axis=-1)
     if dim % 2:
         embedding = ops.concatenate([embedding, ops.zeros_like(angles[..., :1])], axis=-1)

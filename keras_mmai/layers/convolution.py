@@ -101,7 +101,7 @@ class ConvEncoder(keras.layers.Layer):
         return x
 
     def compute_output_shape(self, input_shape):
-        return (input_shape[0], *[s // 2 ** len(self.filters) for s in input_shape[1:-1]], self.output_dim)
+        return (input_shape[0], *[s and -(-s // 2 ** len(self.filters)) for s in input_shape[1:-1]], self.output_dim)
 
 
 @register
@@ -142,4 +142,4 @@ class ConvDecoder(keras.layers.Layer):
         return x
 
     def compute_output_shape(self, input_shape):
-        return (input_shape[0], *[s * 2 ** len(self.filters) for s in input_shape[1:-1]], self.output_dim)
+        return (input_shape[0], *[s and s * 2 ** len(self.filters) for s in input_shape[1:-1]], self.output_dim)

@@ -65,6 +65,7 @@ class DiTBlock(keras.layers.Layer):
         super().__init__(**kwargs)
         if feed_forward not in FEED_FORWARDS:
             raise ValueError(f"`feed_forward` must be one of {sorted(FEED_FORWARDS)}. Received: {feed_forward!r}")
+        self.supports_masking = True
         self.autocast = False  # rotary tables stay float32; the layers inside cast what they take
         self.num_heads = num_heads
         self.mlp_ratio = mlp_ratio
@@ -87,6 +88,7 @@ class DiTBlock(keras.layers.Layer):
         self.built = True
 
     def call(self, x, condition, mask=None, rotary=None):
+        x = ops.cast(x, self.compute_dtype)
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(condition)
         x = x + gate_1 * self.attention(modulate(self.norm_1(x), shift_1, scale_1), mask=mask, rotary=rotary)
         return x + gate_2 * self.mlp(modulate(self.norm_2(x), shift_2, scale_2))
@@ -101,6 +103,7 @@ class DiTOutput(keras.layers.Layer):
 
     def __init__(self, output_dim, **kwargs):
         super().__init__(**kwargs)
+        self.supports_masking = True
         self.output_dim = output_dim
 
     def build(self, x_shape):

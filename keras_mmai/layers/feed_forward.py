@@ -18,6 +18,7 @@ class FeedForward(keras.layers.Layer):
 
     def __init__(self, hidden_dim, **kwargs):
         super().__init__(**kwargs)
+        self.supports_masking = True
         self.hidden_dim = hidden_dim
 
     def build(self, x_shape):
@@ -46,6 +47,7 @@ class SwiGLU(keras.layers.Layer):
 
     def __init__(self, hidden_dim, **kwargs):
         super().__init__(**kwargs)
+        self.supports_masking = True
         self.hidden_dim = hidden_dim
 
     def build(self, x_shape):

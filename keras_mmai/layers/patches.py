@@ -26,10 +26,10 @@ def patch_grid(space, patch_size):
     Raises:
         ValueError: if an axis is not a multiple of its patch.
     """
-    if len(space) != len(patch_size) or any(s % p for s, p in zip(space, patch_size)):
+    if len(space) != len(patch_size) or any(s is None or s % p for s, p in zip(space, patch_size)):
         raise ValueError(
-            f"Every axis must be a multiple of its patch. Received: axes {tuple(space)}, patch_size={patch_size}. "
-            "Crop or pad the signal, or choose another patch_size."
+            f"Every axis must be known and a multiple of its patch. Received: axes {tuple(space)}, "
+            f"patch_size={patch_size}. Crop or pad the signal, or choose another patch_size."
         )
     return tuple(s // p for s, p in zip(space, patch_size))
 
@@ -71,6 +71,7 @@ class PatchEmbed(keras.layers.Layer):
 
     def __init__(self, patch_size, hidden_dim, use_bias=True, **kwargs):
         super().__init__(**kwargs)
+        self.supports_masking = True
         self.patch_size = standard_tuple(patch_size, 1 if isinstance(patch_size, int) else len(patch_size),
                                          "patch_size")
         self.hidden_dim = hidden_dim
@@ -89,6 +90,9 @@ class PatchEmbed(keras.layers.Layer):
 
     def call(self, x):
         return self.projection(patchify(x, self.patch_size))
+
+    def compute_mask(self, x, mask=None):
+        return None  # the caller knows what a mask is over: patches, as in `DiT`, or the signal
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], math.prod(patch_grid(input_shape[1:-1], self.patch_size)), self.hidden_dim)

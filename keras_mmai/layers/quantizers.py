@@ -12,14 +12,13 @@ Search, statistics and losses are float32 under every policy. A latent that is m
 trace in losses and statistics.
 """
 
-import math
-
 import keras
 from keras import ops
 
 from keras_mmai.serialization import register
 
 SCORE_BYTES = 64 * 2**20
+DYNAMIC_ROWS = 1024
 EPSILON = 1e-5
 K_MEANS_STEPS = 10
 
@@ -39,7 +38,9 @@ def nearest_code(z, codebook):
         return ops.cast(ops.argmax(ops.matmul(rows - centre, codes) + bias, axis=-1), "int32")
 
     chunk = max(1, SCORE_BYTES // (4 * num_codes))
-    if z.shape[0] is not None and z.shape[0] <= chunk:
+    if z.shape[0] is None:
+        chunk = min(chunk, DYNAMIC_ROWS)  # the last chunk is padded: a small one wastes little
+    elif z.shape[0] <= chunk:
         return search(z)
     n = ops.shape(z)[0]
     num_chunks = (n + chunk - 1) // chunk
@@ -72,7 +73,8 @@ class VectorQuantizer(keras.layers.Layer):
 
     Call: `z` (b, ..., embedding_dim) of any rank, `mask` (b, ...) bool or None (False: padding). Returns a dict:
     "quantized" (b, ..., embedding_dim) in the dtype of z, zero where masked; "codes" (b, ...) int32, zero where
-    masked; "losses": {"commitment", "codebook"}, float32 scalars, whose sum is also added with `add_loss`.
+    masked; "losses": {"commitment", "codebook"}, float32 scalars, whose sum is also added with `add_loss`. With
+    `trainable = False` the codebook stands still in training too.
 
     Args:
         num_embeddings: int k, number of codes.
@@ -118,6 +120,7 @@ class VectorQuantizer(keras.layers.Layer):
         if not 0.0 < decay < 1.0 or not 0.0 <= revival_threshold < 1.0:
             raise ValueError("`decay` must lie in (0, 1) and `revival_threshold` in [0, 1). Received: "
                              f"decay={decay}, revival_threshold={revival_threshold}")
+        self.supports_masking = True
         self.autocast = False
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
@@ -138,24 +141,31 @@ class VectorQuantizer(keras.layers.Layer):
     def loss_names(self):
         return ("commitment", "codebook") if self.codebook == "gradient" else ("commitment",)
 
-    def build(self, z_shape):
+    def _check_width(self, z_shape):
         if z_shape[-1] != self.embedding_dim:
             raise ValueError(f"The quantizer holds codes of width {self.embedding_dim}. Received: latents of shape "
                              f"{tuple(z_shape)}")
+
+    def build(self, z_shape):
+        self._check_width(z_shape)
         shape = (self.num_embeddings, self.embedding_dim)
         limit = 1.0 / self.num_embeddings
         uniform = keras.initializers.RandomUniform(-limit, limit, seed=self.seed)
+
+        def start(shape, dtype):  # the same values at each call, so that codes and sums begin equal
+            values = uniform(shape, dtype)
+            return unit(values) if self.distance == "cosine" else values
+
         state = dict(trainable=False, autocast=False, dtype="float32")
         learned = self.codebook == "gradient"
         self.embeddings = self.add_weight(
-            shape=shape, initializer=uniform, trainable=learned, autocast=False, dtype="float32", name="embeddings"
+            shape=shape, initializer=start, trainable=learned, autocast=False, dtype="float32", name="embeddings"
         )
         self.counts = self.add_weight(shape=shape[:1], initializer="ones", name="counts", **state)
         # EMA: the sums M of equation (5). Gradient: what moves a code without the optimizer, since a layer's call
         # may not assign to a trainable weight on JAX.
-        self.shift = self.add_weight(shape=shape, initializer="zeros", name="shift" if learned else "sums", **state)
-        if not learned:
-            self.shift.assign(self.embeddings + 0.0)
+        name, initial = ("shift", "zeros") if learned else ("sums", start)
+        self.shift = self.add_weight(shape=shape, initializer=initial, name=name, **state)
         self.initialized = self.add_weight(
             shape=(), initializer="ones" if self.initialization == "uniform" else "zeros", name="initialized", **state
         )
@@ -174,11 +184,14 @@ class VectorQuantizer(keras.layers.Layer):
         return ops.take(self.codes, ops.clip(ops.cast(codes, "int32"), 0, self.num_embeddings - 1), axis=0)
 
     def call(self, z, mask=None, training=False):
+        self._check_width(z.shape)
+        training = training and self.trainable
         shape, dtype = ops.shape(z), z.dtype
         rows = ops.reshape(ops.cast(z, "float32"), (-1, self.embedding_dim))
         valid = ops.all(ops.isfinite(rows), axis=-1)
-        if mask is not None:
-            valid = ops.logical_and(valid, ops.reshape(ops.cast(mask, "bool"), (-1,)))
+        keep = ops.ones_like(valid) if mask is None else ops.reshape(ops.cast(mask, "bool"), (-1,))
+        valid = ops.logical_and(valid, keep)
+        rows = ops.where(keep[:, None], rows, 0.0)  # NaN in padding would spoil gradients even at weight zero
         if self.distance == "cosine":
             rows = unit(rows)
         clean = ops.where(valid[:, None], ops.stop_gradient(rows), 0.0)
@@ -194,7 +207,6 @@ class VectorQuantizer(keras.layers.Layer):
         if training:
             self._update(clean, codes, valid, candidates)
 
-        keep = ops.ones_like(valid) if mask is None else ops.reshape(ops.cast(mask, "bool"), (-1,))
         quantized = ops.stop_gradient(chosen) + (rows - ops.stop_gradient(rows))
         quantized = ops.where(keep[:, None], quantized, 0.0)
         return {
@@ -221,13 +233,13 @@ class VectorQuantizer(keras.layers.Layer):
         draw = keras.random.uniform((self.num_embeddings,), seed=self.seed_generator)
         rank = (ops.arange(self.num_embeddings, dtype="float32") + draw) / self.num_embeddings * order[-1]
         shuffled = ops.take(rank, ops.argsort(keras.random.uniform((self.num_embeddings,), seed=self.seed_generator)))
-        rows = ops.searchsorted(order, ops.floor(shuffled) + 1.0, side="left")
+        rows = ops.searchsorted(order, ops.minimum(ops.floor(shuffled) + 1.0, order[-1]), side="left")
         return ops.take(clean, ops.clip(ops.cast(rows, "int32"), 0, ops.shape(clean)[0] - 1), axis=0)
 
     def _place(self, codebook, counts):
         """Sets codes and their counts, keeping e = M / N."""
         if self.codebook == "gradient":
-            self.shift.assign(codebook - self.embeddings)
+            self.shift.assign(ops.stop_gradient(codebook - self.embeddings))
         else:
             self.embeddings.assign(codebook)
             self.shift.assign(codebook * counts[:, None])
@@ -269,6 +281,9 @@ class VectorQuantizer(keras.layers.Layer):
             codebook = ops.where(dead[:, None], candidates, codebook)
             counts = ops.where(dead, self.revival_threshold * average, counts)
         self._place(codebook, counts)
+
+    def compute_mask(self, z, mask=None):
+        return {"quantized": mask, "codes": mask, "losses": dict.fromkeys(self.loss_names)}
 
     def compute_output_spec(self, z, mask=None, training=False):
         return {

@@ -64,6 +64,7 @@ class DiT(keras.Model):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.supports_masking = True
         self.autocast = False  # the time stays float32; layers cast what they take
         if len(input_shape) not in (2, 3, 4):
             raise ValueError(f"`input_shape` is (*s, channels) with 1, 2 or 3 axes s. Received: {input_shape}")
@@ -149,6 +150,9 @@ class DiT(keras.Model):
             x = block(x, condition, mask=mask, rotary=rotary)
         x = self.output_layer(x, condition)  # (b, n, prod(patch) * c)
         return unpatchify(x, self.patch_size, self.grid)
+
+    def compute_mask(self, x, mask=None):
+        return None  # a mask over patches does not fit the signal
 
     def compute_output_shape(self, x_shape, t_shape=None, labels_shape=None):
         return (*x_shape[:-1], self.out_channels or self.input_shape[-1])
