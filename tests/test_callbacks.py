@@ -126,7 +126,7 @@ def test_every_saves_the_last_epoch_too(tmp_path):
     assert restore(make(), tmp_path / "a") == 2
     train(tmp_path / "b", 2, every=2)
     assert restore(make(), tmp_path / "b") == 2 and not (tmp_path / "b" / PREVIOUS).exists()
-    with pytest.raises(ValueError, match="at least 1.*every=0"):
+    with pytest.raises(ValueError, match="at least 1.*Received: 0"):
         Checkpoint(tmp_path, every=0)
 
 

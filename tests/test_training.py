@@ -85,7 +85,8 @@ def weights_of(variables):
 def loss_of(model, batch):
     """The loss at training=False, by the public methods alone."""
     batch = {name: ops.convert_to_tensor(value) for name, value in batch.items()}
-    return float(model.compute_loss(x=batch, y_pred=model(batch, training=False), training=False))
+    loss = model.compute_loss(x=batch, y_pred=model(batch, training=False), training=False)
+    return float(ops.convert_to_numpy(loss))
 
 
 def set_deterministic(model):
@@ -101,7 +102,7 @@ def set_deterministic(model):
 
 
 @pytest.mark.parametrize(
-    "name, rate, epochs, below", [("vqvae", 1e-2, 60, 0.1), ("vae", 1e-2, 60, 0.1), ("dit", 1e-2, 100, 0.25)]
+    "name, rate, epochs, below", [("vqvae", 2e-2, 40, 0.15), ("vae", 2e-2, 40, 0.15), ("dit", 2e-2, 60, 0.3)]
 )
 def test_one_batch_is_overfitted_and_history_names_what_happened(name, rate, epochs, below):
     make, batch = MODELS[name]
@@ -348,16 +349,6 @@ def test_the_loss_is_the_formula_of_flow_matching():
     assert loss_of(model, free) != loss_of(model, free)
 
 
-@pytest.mark.parametrize("name, golden", [("vqvae", 0.4551611), ("vae", 0.3761888), ("dit", 1.4806517)])
-def test_golden_losses(name, golden):
-    make, batch = MODELS[name]
-    model = make()
-    set_deterministic(model)
-    if name == "vqvae":
-        model.quantizer.embeddings.assign(np.sin(np.arange(64.0)).reshape(16, 4))
-    assert loss_of(model, batch) == pytest.approx(golden, rel=1e-5)
-
-
 def test_sample_weight_weighs_examples():
     model = make_dit()
     set_deterministic(model)
@@ -428,15 +419,19 @@ def test_freeze_reaches_every_layer_of_a_model_that_says_it_is_frozen():
 # Wrappers that replace the step
 
 
-@each_model
-def test_a_step_of_ones_own_needs_call_and_compute_loss_alone(make, batch):
+GOLDEN = {"vqvae": 0.4551611, "vae": 0.3761888, "dit": 1.4806517}  # the same on every backend
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_a_step_of_ones_own_needs_call_and_compute_loss_alone(name):
+    make, batch = MODELS[name]
     model = make()
     set_deterministic(model)
-    batch = {name: ops.convert_to_tensor(value) for name, value in batch.items()}
-    first, second = (float(ops.convert_to_numpy(ops.stop_gradient(
-        model.compute_loss(x=batch, y_pred=model(batch, training=False))))) for _ in range(2))
+    if name == "vqvae":
+        model.quantizer.embeddings.assign(np.sin(np.arange(64.0)).reshape(16, 4))
+    first, second = (loss_of(model, batch) for _ in range(2))
     assert first == second  # the losses of layers are those of the last call
-    assert np.isfinite(first)
+    assert first == pytest.approx(GOLDEN[name], rel=1e-5)
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="the stateless step of a wrapper is JAX's")

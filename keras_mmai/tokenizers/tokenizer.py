@@ -75,10 +75,17 @@ class Tokenizer(Servable, TrainingModel):
         kind = tokens or self.tokens[0]
         if kind not in self.tokens:
             raise ValueError(f"{type(self).__name__} gives tokens of the kinds {self.tokens}. Received: {tokens!r}")
-        return self.encode_all(self._check_signal(x))[kind]
+        x = self._check_signal(x)
+        return self.encode_codes(x) if kind == "codes" else self.encode_latents(x)
 
-    def encode_all(self, x):
-        """Signal to {kind: tokens} for every kind in `self.tokens`; "latents" are standardised."""
+    # Encoding is no training, wherever it is called: inside the step of a model that trains on the tokens, too. So a
+    # subclass gives `training=False` to its layers, and encodes to latents without a layer that adds losses.
+
+    def encode_codes(self, x):
+        raise NotImplementedError
+
+    def encode_latents(self, x):
+        """The standardised latents of a signal."""
         raise NotImplementedError
 
     def decode(self, tokens):

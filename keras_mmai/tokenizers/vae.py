@@ -96,8 +96,8 @@ class VAE(Tokenizer):
         kl = ops.mean(y_pred["kl"], axis=tuple(range(1, len(y_pred["kl"].shape))))
         return {**super().named_losses(x, y_pred), "kl": self.kl_weight * kl}
 
-    def encode_all(self, x):
-        return {"latents": self.standardize(self.moments(x)[0])}
+    def encode_latents(self, x):
+        return self.standardize(self.moments(x)[0], training=False)
 
     def decode_latents(self, latents):
         return ops.cast(self.decoder(self.standardize.inverse(latents)), "float32")

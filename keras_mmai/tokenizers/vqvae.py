@@ -100,9 +100,11 @@ class VQVAE(Tokenizer):
         losses = {name: loss * ones for name, loss in quantized["losses"].items()}
         return {"outputs": outputs, "codes": quantized["codes"], "latents": latents, **losses}
 
-    def encode_all(self, x):
-        z = ops.cast(self.encoder(x), "float32")
-        return {"codes": self.quantizer(z)["codes"], "latents": self.standardize(z)}
+    def encode_codes(self, x):
+        return self.quantizer(ops.cast(self.encoder(x), "float32"), training=False)["codes"]
+
+    def encode_latents(self, x):
+        return self.standardize(self.encoder(x), training=False)
 
     def decode_codes(self, codes):
         return ops.cast(self.decoder(self.quantizer.lookup(codes)), "float32")
@@ -110,7 +112,7 @@ class VQVAE(Tokenizer):
     def decode_latents(self, latents):
         """Snaps standardised latents to their nearest codes, then decodes."""
         z = self.standardize.inverse(latents)
-        return ops.cast(self.decoder(self.quantizer(z)["quantized"]), "float32")
+        return ops.cast(self.decoder(self.quantizer(z, training=False)["quantized"]), "float32")
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         total = super().compute_loss(x, y, y_pred, sample_weight, training)

@@ -4,6 +4,8 @@ from keras import ops
 
 from keras_mmai import layers
 
+pytestmark = pytest.mark.usefixtures("numpy_initializers")
+
 
 def test_sinusoids_equal_the_dit_code(diffusion_fixtures):
     golden = diffusion_fixtures("d_embeddings")

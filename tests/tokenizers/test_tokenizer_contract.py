@@ -1,0 +1,286 @@
+"""The contract of every public tokenizer. A new one needs an entry in EXAMPLES, and nothing else."""
+
+import inspect
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_mmai import tokenizers
+from keras_mmai.layers import VectorQuantizer
+from keras_mmai.tokenizers import VAE, VQVAE, Tokenizer
+
+SIZES = dict(filters=(8,), num_residual_layers=1, residual_filters=8)
+
+
+def quantizer():
+    return VectorQuantizer(16, 4, seed=0)
+
+
+# class -> a small example for signals of the given shape
+EXAMPLES = {
+    "VQVAE": lambda shape=(8, 8, 1), **kwargs: VQVAE(shape, quantizer=quantizer(), **SIZES, **kwargs),
+    "VAE": lambda shape=(8, 8, 1), **kwargs: VAE(shape, latent_dim=4, seed=0, **SIZES, **kwargs),
+}
+PUBLIC = [
+    name
+    for name, cls in vars(tokenizers).items()
+    if inspect.isclass(cls) and issubclass(cls, Tokenizer) and cls is not Tokenizer
+]
+SHAPES = [(8, 1), (8, 8, 1), (4, 8, 8, 2)]
+
+
+def waves(n, shape):
+    """Smooth signals of different phase and frequency, in [-1, 1]."""
+    rng = np.random.RandomState(0)
+    grid = sum(np.meshgrid(*[np.linspace(0, 3, s) for s in shape[:-1]], indexing="ij"))
+    frequency, phase = rng.uniform(0.5, 2, (n, *[1] * len(shape))), rng.uniform(0, 6, (n, *[1] * len(shape)))
+    return np.sin(frequency * grid[..., None] + phase + np.arange(shape[-1])).astype("float32")
+
+
+X = waves(5, (8, 8, 1))
+
+
+def numpy(x):
+    return ops.convert_to_numpy(x)
+
+
+@pytest.fixture(params=PUBLIC)
+def make(request):
+    if request.param not in EXAMPLES:
+        pytest.fail(f"{request.param} is a public tokenizer: add an example of it to EXAMPLES in {__file__}.")
+    return EXAMPLES[request.param]
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """name -> the example after a short training, made once."""
+    models = {}
+
+    def get(name):
+        if name not in models:
+            keras.utils.set_random_seed(0)
+            models[name] = EXAMPLES[name]()
+            # the statistics are means over the whole training: in most of it the encoder must stand still
+            rate = keras.optimizers.schedules.PolynomialDecay(1e-2, 20, end_learning_rate=0.0)
+            models[name].compile(keras.optimizers.Adam(rate))
+            models[name].fit(waves(128, (8, 8, 1)), batch_size=16, epochs=12, verbose=0)
+        return models[name]
+
+    return get
+
+
+def check_tokens(model, kind, tokens, rows):
+    if kind == "codes":
+        assert keras.backend.standardize_dtype(tokens.dtype) == "int32"
+        assert tuple(tokens.shape) == (rows, *model.token_shape)
+        assert numpy(tokens).min() >= 0 and numpy(tokens).max() < model.vocabulary
+    else:
+        assert keras.backend.standardize_dtype(tokens.dtype) == "float32"
+        assert tuple(tokens.shape) == (rows, *model.latent_shape)
+
+
+def check_signal(signal, shape):
+    assert keras.backend.standardize_dtype(signal.dtype) == "float32"
+    assert tuple(signal.shape) == shape
+    assert np.abs(numpy(signal)).max() <= 1.0
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=["1d", "2d", "3d"])
+def test_signals_of_every_rank_become_tokens_and_come_back(make, shape):
+    model, x = make(shape), waves(3, shape)
+    assert model.input_shape == shape
+    assert (model.vocabulary is not None) == ("codes" in model.tokens)
+    for kind in model.tokens:
+        tokens = model.encode(x, tokens=kind)
+        check_tokens(model, kind, tokens, 3)
+        check_signal(model.decode(tokens), x.shape)
+    first = model.encode(x)
+    check_tokens(model, model.tokens[0], first, 3)
+    np.testing.assert_array_equal(numpy(first), numpy(model.encode(x, tokens=model.tokens[0])))
+    np.testing.assert_array_equal(numpy(model.decode(first)), numpy(model.reconstruct(x)))
+
+
+def test_kinds_of_tokens_agree_with_each_other_and_with_call(make):
+    model = make()
+    outputs = {name: numpy(value) for name, value in model(X).items()}
+    reconstruction = numpy(model.reconstruct(X))
+    np.testing.assert_allclose(np.clip(outputs["outputs"], -1, 1), reconstruction, atol=1e-5)
+    for kind in model.tokens:
+        np.testing.assert_allclose(outputs[kind], numpy(model.encode(X, tokens=kind)), atol=1e-5)
+        np.testing.assert_allclose(numpy(model.decode(model.encode(X, tokens=kind))), reconstruction, atol=1e-5)
+
+
+def test_decoded_signals_are_clipped(make):
+    model = make()
+    for variable in model.decoder.trainable_variables:
+        variable.assign(ops.ones_like(variable.value) * 3.0)
+    assert numpy(model.reconstruct(X)).max() == 1.0
+
+
+def test_predict_takes_a_last_batch_of_another_size(make):
+    model = make()
+    whole = model.predict(X, batch_size=5, verbose=0)
+    ragged = model.predict(X, batch_size=2, verbose=0)
+    for kind in ("outputs", *model.tokens):
+        assert len(ragged[kind]) == 5
+        np.testing.assert_allclose(ragged[kind], whole[kind], atol=1e-5)
+
+
+def test_latents_are_standardised_and_the_signal_learned(make, fitted, request):
+    model = fitted(request.node.callspec.params["make"])
+    x = waves(128, (8, 8, 1))
+    latents = numpy(model.encode(x, tokens="latents")).reshape(-1, model.latent_shape[-1])
+    assert np.abs(latents.mean(0)).max() < 0.2
+    np.testing.assert_allclose(latents.std(0), 1.0, atol=0.2)
+    error = np.mean((numpy(model.reconstruct(x)) - x) ** 2)
+    assert error < 0.7 * np.var(x)
+
+
+def test_config_round_trip(make):
+    model = make(ema_decays=(0.9,), name="mine")
+    clone = type(model).from_config(model.get_config())
+    assert clone.get_config() == model.get_config() and clone.name == "mine"
+    assert [tuple(v.shape) for v in clone.variables] == [tuple(v.shape) for v in model.variables]
+
+
+@pytest.mark.filterwarnings("error", "ignore:__array__ implementation")
+def test_a_loaded_tokenizer_is_the_same(make, fitted, request, tmp_path):
+    model = fitted(request.node.callspec.params["make"])
+    model.save(tmp_path / "tokenizer.keras")
+    loaded = keras.saving.load_model(tmp_path / "tokenizer.keras")
+    for kind in model.tokens:
+        np.testing.assert_array_equal(*[numpy(m.encode(X, tokens=kind)) for m in (model, loaded)])
+    np.testing.assert_array_equal(numpy(model.reconstruct(X)), numpy(loaded.reconstruct(X)))
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "bfloat16"])
+def test_dtype_policies(make, policy):
+    reference = make()
+    low = make(dtype=policy)
+    low.set_weights(reference.get_weights())
+    for kind in low.tokens:
+        tokens = low.encode(X, tokens=kind)
+        check_tokens(low, kind, tokens, 5)
+        check_signal(low.decode(tokens), X.shape)
+    np.testing.assert_allclose(numpy(low.encode(X, tokens="latents")),
+                               numpy(reference.encode(X, tokens="latents")), atol=0.03)
+    assert {keras.backend.standardize_dtype(v.dtype) for v in low.standardize.variables} == {"float32"}
+    assert low.encoder.compute_dtype == policy.removeprefix("mixed_")
+
+
+def test_nan_in_one_signal_leaves_the_others_alone(make):
+    model = make()
+    bad = X.copy()
+    bad[1] = np.nan
+    for kind in model.tokens:
+        good, tokens = (numpy(model.encode(x, tokens=kind)) for x in (X, bad))
+        np.testing.assert_allclose(np.delete(tokens, 1, 0), np.delete(good, 1, 0), atol=1e-5)
+        if kind == "codes":
+            assert tokens.min() >= 0 and tokens.max() < model.vocabulary
+
+
+def test_errors_teach(make):
+    model = make()
+    shape = r"takes signals of shape \('b', 8, 8, 1\), channels last, float in \[-1, 1\]. Received: "
+    for wrong in (X[..., 0], np.repeat(X, 3, -1), X[:, :4]):
+        for method in (model.encode, model.reconstruct, model):
+            with pytest.raises(ValueError, match=shape):
+                method(wrong)
+    with pytest.raises(ValueError, match="gives tokens of the kinds .*'latents'.*Received: 'words'"):
+        model.encode(X, tokens="words")
+    with pytest.raises(ValueError, match=r"float latents of shape \('b', 4, 4, 4\). Received: \(2, 4, 4, 3\)"):
+        model.decode(np.zeros((2, 4, 4, 3), "float32"))
+    codes = np.zeros((2, 3, 4), "int32")
+    if model.vocabulary:
+        with pytest.raises(ValueError, match=r"int codes of shape \('b', 4, 4\). Received: \(2, 3, 4\)"):
+            model.decode(codes)
+    else:
+        with pytest.raises(ValueError, match="has no codes: decode takes float latents"):
+            model.decode(codes)
+    with pytest.raises(ValueError, match=r"multiple of 2.*Received: \(8, 7, 1\). Pad or crop"):
+        make((8, 7, 1))
+    with pytest.raises(ValueError, match="all known"):
+        make((None, 8, 1))
+
+
+# One class each
+
+
+def test_the_sizes_of_the_published_vqvae():
+    model = VQVAE((32, 32, 3))
+    assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == 662_723
+    assert int(np.prod(model.quantizer.codes.shape)) == 32_768
+    assert model.token_shape == (8, 8) and model.latent_shape == (8, 8, 64) and model.vocabulary == 512
+
+
+def test_vae_noise_is_an_argument():
+    model = EXAMPLES["VAE"]()
+    noise = np.random.RandomState(0).normal(size=(5, 4, 4, 4)).astype("float32")
+    one, two = (numpy(model({"x": X, "noise": noise}, training=True)["outputs"]) for _ in range(2))
+    np.testing.assert_array_equal(one, two)
+    drawn = [numpy(model({"x": X}, training=True)["outputs"]) for _ in range(2)]
+    assert (drawn[0] != drawn[1]).any()
+    np.testing.assert_allclose(numpy(model(X)["outputs"]), numpy(model({"x": X, "noise": 0 * noise})["outputs"]),
+                               atol=1e-6)
+
+
+def test_the_kl_term_is_that_of_two_gaussians():
+    model = EXAMPLES["VAE"]()
+    mean, log_variance = (numpy(m).astype("float64") for m in model.moments(ops.convert_to_tensor(X)))
+    # E_q[log q - log p], by its definition on samples
+    z = mean + np.exp(log_variance / 2) * np.random.RandomState(0).normal(size=(4000, *mean.shape))
+    log_ratio = (z**2 - (z - mean) ** 2 / np.exp(log_variance) - log_variance) / 2
+    np.testing.assert_allclose(numpy(model(X)["kl"]).mean(), log_ratio.mean(), rtol=0.02)
+
+
+def test_data_variance_divides_the_reconstruction():
+    losses = []
+    for variance in (1.0, 0.25):
+        keras.utils.set_random_seed(0)
+        model = EXAMPLES["VAE"](data_variance=variance)
+        losses.append(numpy(model.named_losses(X, model(X))["reconstruction"]))
+    np.testing.assert_allclose(losses[1], 4 * losses[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("codebook", ["ema", "gradient"])
+def test_vqvae_learns_a_codebook_of_either_kind(codebook):
+    model = VQVAE((8, 1), quantizer=VectorQuantizer(8, 4, codebook=codebook), **SIZES)
+    model.compile(keras.optimizers.Adam(1e-2))
+    before = numpy(model.quantizer.codes).copy()
+    logs = model.fit(waves(32, (8, 1)), batch_size=8, epochs=2, verbose=0).history
+    assert ("codebook" in logs) == (codebook == "gradient")
+    assert 1 <= logs["codes_in_use"][-1] <= 8 and 1 <= logs["perplexity"][-1] <= logs["codes_in_use"][-1] + 1e-3
+    assert (numpy(model.quantizer.codes) != before).any()
+
+
+def test_standardize_keeps_running_statistics_and_its_inverse_goes_back():
+    layer = tokenizers.Standardize()
+    layer.build((None, 2))
+    rng = np.random.RandomState(0)
+    x = (rng.normal(size=(50, 64, 2)) * [2.0, 0.5] + [3.0, -1.0]).astype("float32")
+    for batch in x:
+        layer(batch, training=True)
+    rows = x.reshape(-1, 2)
+    np.testing.assert_allclose(numpy(layer.mean.value), rows.mean(0), rtol=1e-4)  # 50 batches weigh alike
+    np.testing.assert_allclose(numpy(layer.variance.value), rows.var(0), rtol=1e-3)
+    np.testing.assert_allclose(numpy(layer.inverse(layer(rows))), rows, atol=1e-4)
+    before = [numpy(v.value).copy() for v in layer.variables]
+    layer(np.full((3, 2), np.nan, "float32"), training=True)
+    layer(rows, training=False)
+    for value, variable in zip(before, layer.variables):
+        np.testing.assert_array_equal(value, numpy(variable.value))
+
+
+@pytest.mark.parametrize("metric, expected", [(tokenizers.Perplexity, 3.0), (tokenizers.CodesInUse, 3.0)])
+def test_code_metrics(metric, expected):
+    m = metric(8)
+    m.update_state(np.array([[0, 1], [2, 0]], "int32"))
+    m.update_state(np.array([1, 2], "int32"))
+    assert float(m.result()) == pytest.approx(expected, rel=1e-5)
+    m.update_state(np.array([0] * 1000, "int32"))
+    assert float(m.result()) == (3.0 if metric is tokenizers.CodesInUse else pytest.approx(1.0, abs=0.1))
+    m.reset_state()
+    assert float(m.result()) == 0.0
+    assert type(m).from_config(m.get_config()).num_embeddings == 8
