@@ -142,8 +142,9 @@ def main():
     for name in ["peer", *args.backends]:
         environment = {**os.environ, "KERAS_BACKEND": "torch" if name == "peer" else name}
         command = [sys.executable, __file__, "--contestant", name, "--batch", str(args.batch)]
-        processes[name] = subprocess.Popen(command, env=environment, text=True, stdin=subprocess.PIPE,
-                                           stdout=subprocess.PIPE)
+        processes[name] = subprocess.Popen(
+            command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
         while (line := processes[name].stdout.readline()).strip() != "ready":
             if not line:
                 raise SystemExit(f"{name} did not start")

@@ -30,10 +30,12 @@ from keras_mmai.diffusion import ClassifierFreeGuidance, Heun
 from keras_mmai.layers import VectorQuantizer
 
 DIGITS = np.repeat(np.arange(10), 100)  # 1,000 samples, 100 of each class
-DEFAULT = dict(tokenizer_epochs=12, tokenizer_filters=(32, 64), steps=1000, hidden_dim=128, num_layers=4,
-               classifier_epochs=6)
-FULL = dict(tokenizer_epochs=12, tokenizer_filters=(64, 128), steps=6000, hidden_dim=192, num_layers=6,
-            classifier_epochs=3)
+DEFAULT = dict(
+    tokenizer_epochs=12, tokenizer_filters=(32, 64), steps=1000, hidden_dim=128, num_layers=4, classifier_epochs=6
+)
+FULL = dict(
+    tokenizer_epochs=12, tokenizer_filters=(64, 128), steps=6000, hidden_dim=192, num_layers=6, classifier_epochs=3
+)
 SMOKE = dict(tokenizer_epochs=1, tokenizer_filters=(8, 16), steps=70, hidden_dim=32, num_layers=1, classifier_epochs=1)
 GUIDANCE = ClassifierFreeGuidance(scale=2.0, interval=(0.2, 0.9))
 
@@ -42,8 +44,9 @@ VERBOSE = 1 if sys.stdout.isatty() else 2
 
 def cosine(optimizer, peak, steps):
     """An optimizer whose rate warms up over a twentieth of the steps and falls to zero as a cosine."""
-    rate = keras.optimizers.schedules.CosineDecay(0.0, steps - steps // 20, warmup_target=peak,
-                                                  warmup_steps=steps // 20)
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0, steps - steps // 20, warmup_target=peak, warmup_steps=steps // 20
+    )
     return optimizer(rate)
 
 
@@ -59,8 +62,14 @@ def train_tokenizer(images, settings, checkpoint):
 
 def train_transformer(tokenizer, latents, labels, settings, checkpoint):
     """Flow matching on the latents, with labels that are sometimes dropped, for guidance."""
-    network = keras_mmai.DiT(tokenizer.latent_shape, patch_size=1, hidden_dim=settings["hidden_dim"],
-                             num_layers=settings["num_layers"], num_heads=settings["hidden_dim"] // 32, num_classes=10)
+    network = keras_mmai.DiT(
+        tokenizer.latent_shape,
+        patch_size=1,
+        hidden_dim=settings["hidden_dim"],
+        num_layers=settings["num_layers"],
+        num_heads=settings["hidden_dim"] // 32,
+        num_classes=10,
+    )
     model = keras_mmai.DiffusionTransformer(network, tokenizer=tokenizer, ema_decays=(0.995,))
     data = ArrayDataset({"latents": latents, "labels": labels}, batch_size=64)
     epochs = -(-settings["steps"] // len(data))
@@ -73,14 +82,16 @@ def train_transformer(tokenizer, latents, labels, settings, checkpoint):
 
 def train_classifier(digits, epochs):
     """A small network that names real digits, and the 128 features it does so by."""
-    features = keras.Sequential([
-        keras.Input((28, 28, 1)),
-        keras.layers.Conv2D(32, 3, strides=2, activation="relu"),
-        keras.layers.Conv2D(64, 3, strides=2, activation="relu"),
-        keras.layers.Flatten(),
-        keras.layers.Dense(128, activation="relu"),
-        keras.layers.Dropout(0.3),
-    ])
+    features = keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            keras.layers.Conv2D(32, 3, strides=2, activation="relu"),
+            keras.layers.Conv2D(64, 3, strides=2, activation="relu"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(128, activation="relu"),
+            keras.layers.Dropout(0.3),
+        ]
+    )
     classifier = keras.Sequential([features, keras.layers.Dense(10)])
     classifier.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
     classifier.fit(digits["images"], digits["labels"], batch_size=64, epochs=epochs, verbose=VERBOSE)
@@ -165,8 +176,9 @@ def main():
         reconstructions = np.clip(tokenizer.predict(test["images"], batch_size=100, verbose=0)["outputs"], -1.0, 1.0)
 
     with phase("transformer"):
-        model, model_history = train_transformer(tokenizer, np.asarray(encoded["latents"]), train["labels"], settings,
-                                                 checkpoint)
+        model, model_history = train_transformer(
+            tokenizer, np.asarray(encoded["latents"]), train["labels"], settings, checkpoint
+        )
         model.save(output / "diffusion_transformer.keras")
 
     with phase("sampling"):
@@ -185,8 +197,9 @@ def main():
         seed = np.stack([np.full(10, args.seed), np.arange(10)], 1).astype("int32")
         strip = keras.ops.convert_to_numpy(generator.trajectory({"seed": seed, "labels": np.arange(10)}))
         visualization.denoising_strip(strip, path=output / "denoising.png")
-        visualization.loss_curves({"tokenizer": tokenizer_history, "transformer": model_history},
-                                  path=output / "losses.png")
+        visualization.loss_curves(
+            {"tokenizer": tokenizer_history, "transformer": model_history}, path=output / "losses.png"
+        )
         visualization.codebook_usage(counts, path=output / "codebook.png")
 
     with phase("serving"):
@@ -210,8 +223,12 @@ def main():
         "served_against_predict": difference,
         "parameters": {"tokenizer": tokenizer.count_params(), "network": model.network.count_params()},
         "backend": keras.backend.backend(),
-        "versions": {"python": platform.python_version(), "keras": keras.__version__,
-                     "keras_mmai": keras_mmai.__version__, "numpy": np.__version__},
+        "versions": {
+            "python": platform.python_version(),
+            "keras": keras.__version__,
+            "keras_mmai": keras_mmai.__version__,
+            "numpy": np.__version__,
+        },
     }
     (output / "report.json").write_text(json.dumps(report, indent=2, default=float) + "\n")
     print(json.dumps(report, indent=2, default=float))

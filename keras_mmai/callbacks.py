@@ -114,8 +114,10 @@ def restore(model, directory):
         _assign(model, about, values, path)
         return about["epoch"]
     if unreadable:
-        raise ValueError("No checkpoint can be read:\n" + "\n".join(unreadable) + "\nMove these files away, or pass "
-                         "resume=False to start anew.")
+        raise ValueError(
+            "No checkpoint can be read:\n" + "\n".join(unreadable) + "\nMove these files away, or pass "
+            "resume=False to start anew."
+        )
     return None
 
 
@@ -134,10 +136,17 @@ def _assign(model, about, values, path):
     ours = [tuple(v.shape) for v in state.values()]
     theirs = [value.shape for value in values.values()]
     if about["model"] != type(model).__name__ or ours != theirs:
-        difference = next((f"{a} {v.shape} here, {b} {values[b].shape} there"
-                           for (a, v), b in zip(state.items(), values) if tuple(v.shape) != values[b].shape),
-                          f"{len(ours)} variables here, {len(theirs)} there")
-        raise ValueError(f"{path} is of another model or optimizer ({about['model']}): {difference}. Build and compile "
-                         "the model as it was, choose another directory, or pass resume=False to start anew.")
+        difference = next(
+            (
+                f"{a} {v.shape} here, {b} {values[b].shape} there"
+                for (a, v), b in zip(state.items(), values)
+                if tuple(v.shape) != values[b].shape
+            ),
+            f"{len(ours)} variables here, {len(theirs)} there",
+        )
+        raise ValueError(
+            f"{path} is of another model or optimizer ({about['model']}): {difference}. Build and compile "
+            "the model as it was, choose another directory, or pass resume=False to start anew."
+        )
     for variable, value in zip(state.values(), values.values()):
         variable.assign(value)

@@ -51,8 +51,9 @@ def _write_in_child_process(model, saved, written):
         **os.environ,
         "KERAS_BACKEND": "tensorflow",
         "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),
-        "PYTHONPATH": os.pathsep.join([str(pathlib.Path(__file__).resolve().parents[1]),
-                                       os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
+        "PYTHONPATH": os.pathsep.join(
+            [str(pathlib.Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
+        ).rstrip(os.pathsep),
     }
     code = (
         "import sys, keras, keras_mmai\n"
@@ -62,8 +63,10 @@ def _write_in_child_process(model, saved, written):
     command = [sys.executable, "-c", code, str(saved), str(written)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     if result.returncode:
-        raise RuntimeError("Tracing the model on the TensorFlow backend failed, and nothing was written. The child "
-                           f"process said:\n{result.stderr[-4000:]}")
+        raise RuntimeError(
+            "Tracing the model on the TensorFlow backend failed, and nothing was written. The child "
+            f"process said:\n{result.stderr[-4000:]}"
+        )
 
 
 def write_saved_model(model, directory):
@@ -75,7 +78,7 @@ def write_saved_model(model, directory):
     functions, requests = {}, []
     for name, (function, arguments) in model.serving_signatures().items():
         specs = {key: tf.TensorSpec((None, *shape), dtype, name=key) for key, (shape, dtype) in arguments.items()}
-        functions[name] = tf.function(function).get_concrete_function(**specs)
+        functions[name] = tf.function(_checked(function, specs)).get_concrete_function(**specs)
         requests.append((name, {key: np.zeros((1, *shape), dtype) for key, (shape, dtype) in arguments.items()}))
     first = next(iter(functions))
     tf.saved_model.save(module, str(directory), signatures={**functions, "serving_default": functions[first]})
@@ -84,6 +87,13 @@ def write_saved_model(model, directory):
     with tf.io.TFRecordWriter(str(extra / "tf_serving_warmup_requests")) as writer:
         for name, inputs in requests:
             writer.write(warm_up_request(name, inputs))
+
+
+def _checked(function, specs):
+    """A SavedModel computes something of inputs of any shape, unless its graph says that it must not."""
+    import tensorflow as tf
+
+    return lambda **inputs: function(**{key: tf.ensure_shape(x, specs[key].shape) for key, x in inputs.items()})
 
 
 def warm_up_request(signature, inputs):

@@ -105,8 +105,10 @@ class TrainingModel(keras.Model):
         if not self.averages:
             return list(self.trainable_variables)
         if not 0 <= index < len(self.averages):
-            raise ValueError(f"`index` must be one of 0..{len(self.averages) - 1} (ema_decays={self.ema_decays}). "
-                             f"Received: index={index}")
+            raise ValueError(
+                f"`index` must be one of 0..{len(self.averages) - 1} (ema_decays={self.ema_decays}). "
+                f"Received: index={index}"
+            )
         return list(self.averages[index].average)
 
     def named_losses(self, x, y_pred):
@@ -194,8 +196,12 @@ class TrainingModel(keras.Model):
             stepped = jax.tree.map(lambda new, old: ops.where(check["finite"], new, old), stepped, before)
         trainable, optimizer = stepped
 
-        groups = (self.trainable_variables, self.non_trainable_variables, self.optimizer.variables,
-                  self.metrics_variables)
+        groups = (
+            self.trainable_variables,
+            self.non_trainable_variables,
+            self.optimizer.variables,
+            self.metrics_variables,
+        )
         values = (trainable, non_trainable, optimizer, metrics)
         mapping = [pair for group, value in zip(groups, values) for pair in zip(group, value)]
         with keras.StatelessScope(state_mapping=mapping) as scope:
@@ -249,8 +255,9 @@ class TrainingModel(keras.Model):
         value_of = {id(v): value for v, value in zip(self.non_trainable_variables, non_trainable)}
         averaged = trainable
         if self.averages:
-            averaged = [ops.cast(value_of[id(a)], v.dtype)
-                        for a, v in zip(self.averaged_weights(), self.trainable_variables)]
+            averaged = [
+                ops.cast(value_of[id(a)], v.dtype) for a, v in zip(self.averaged_weights(), self.trainable_variables)
+            ]
         logs, (_, non_trainable, metrics) = super().test_step((averaged, non_trainable, metrics), data)
         return logs, (trainable, non_trainable, metrics)
 

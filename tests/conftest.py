@@ -17,7 +17,6 @@ import numpy as np
 SHARED = Path(os.environ.get("KERAS_MMAI_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 
-
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run the slow tests too")
 

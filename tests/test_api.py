@@ -46,8 +46,12 @@ def test_the_public_names_are_those_of_the_snapshot():
     now, then = api(), SNAPSHOT.read_text().splitlines()
     gone, new = sorted(set(then) - set(now)), sorted(set(now) - set(then))
     assert now == then, "\n".join(
-        ["The public names changed.", *(f"  gone: {line}" for line in gone), *(f"  new:  {line}" for line in new),
-         "If that is meant: python tests/test_api.py > tests/api.txt"]
+        [
+            "The public names changed.",
+            *(f"  gone: {line}" for line in gone),
+            *(f"  new:  {line}" for line in new),
+            "If that is meant: python tests/test_api.py > tests/api.txt",
+        ]
     )
 
 

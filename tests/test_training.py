@@ -1,3 +1,5 @@
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -102,7 +104,12 @@ def set_deterministic(model):
 
 
 @pytest.mark.parametrize(
-    "name, rate, epochs, below", [("vqvae", 2e-2, 40, 0.15), ("vae", 2e-2, 40, 0.15), ("dit", 2e-2, 60, 0.3)]
+    "name, rate, epochs, below",
+    [
+        pytest.param("vqvae", 2e-2, 40, 0.15, marks=pytest.mark.slow),
+        pytest.param("vae", 2e-2, 40, 0.15, marks=pytest.mark.slow),
+        ("dit", 2e-2, 60, 0.3),
+    ],
 )
 def test_one_batch_is_overfitted_and_history_names_what_happened(name, rate, epochs, below):
     make, batch = MODELS[name]
@@ -111,8 +118,11 @@ def test_one_batch_is_overfitted_and_history_names_what_happened(name, rate, epo
     data = {key: np.concatenate([value] * 5) for key, value in batch.items()}  # 5 steps in an epoch
     history = model.fit(data, batch_size=ROWS, epochs=epochs // 5, validation_data=(batch,), shuffle=False, verbose=0)
     history = history.history
-    own = {"vqvae": {"reconstruction", "commitment", "perplexity", "codes_in_use"}, "vae": {"reconstruction", "kl"},
-           "dit": {"diffusion"}}[name]
+    own = {
+        "vqvae": {"reconstruction", "commitment", "perplexity", "codes_in_use"},
+        "vae": {"reconstruction", "kl"},
+        "dit": {"diffusion"},
+    }[name]
     shown = {"loss", *own}
     assert set(history) == {*shown, "gradient_norm", "skipped_steps", *(f"val_{key}" for key in shown)}
     assert history["loss"][-1] < min(below, history["loss"][0] / 3)
@@ -199,7 +209,7 @@ def test_averages_equal_numpy(every):
         expected = numpy_average(start, updates, decay)
         for value, wanted in zip(weights_of(model.averages[index].average), expected):
             np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-6)
-    moves = [any((a != b).any() for a, b in zip(old, new)) for old, new in zip(averages, averages[1:])]
+    moves = [any((a != b).any() for a, b in zip(old, new)) for old, new in itertools.pairwise(averages)]
     assert moves == [step % every == 0 for step in range(2, 9)]
 
 
@@ -224,7 +234,7 @@ def test_accumulation_is_seen_through_a_loss_scale_optimizer():
     for step in range(4):
         model.train_on_batch({"x": X, "t": np.roll(T, step), "noise": NOISE})
         averages.append(weights_of(model.averages[0].average))
-    moves = [any((a != b).any() for a, b in zip(old, new)) for old, new in zip(averages, averages[1:])]
+    moves = [any((a != b).any() for a, b in zip(old, new)) for old, new in itertools.pairwise(averages)]
     assert moves == [True, False, True]
 
 

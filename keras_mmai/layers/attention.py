@@ -34,8 +34,10 @@ class SelfAttention(keras.layers.Layer):
     def build(self, x_shape):
         dim = x_shape[-1]
         if dim % self.num_heads:
-            raise ValueError(f"The width of the tokens must be a multiple of `num_heads`. Received: width {dim}, "
-                             f"num_heads={self.num_heads}")
+            raise ValueError(
+                f"The width of the tokens must be a multiple of `num_heads`. Received: width {dim}, "
+                f"num_heads={self.num_heads}"
+            )
         self.head_dim = dim // self.num_heads
         dense = dict(use_bias=self.use_bias, kernel_initializer="glorot_uniform", dtype=self.dtype_policy)
         self.qkv = keras.layers.Dense(3 * dim, name="qkv", **dense)

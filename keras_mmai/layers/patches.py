@@ -72,8 +72,9 @@ class PatchEmbed(keras.layers.Layer):
     def __init__(self, patch_size, hidden_dim, use_bias=True, **kwargs):
         super().__init__(**kwargs)
         self.supports_masking = True
-        self.patch_size = standard_tuple(patch_size, 1 if isinstance(patch_size, int) else len(patch_size),
-                                         "patch_size")
+        self.patch_size = standard_tuple(
+            patch_size, 1 if isinstance(patch_size, int) else len(patch_size), "patch_size"
+        )
         self.hidden_dim = hidden_dim
         self.use_bias = use_bias
         self.projection = keras.layers.Dense(hidden_dim, use_bias=use_bias, name="projection", dtype=self.dtype_policy)

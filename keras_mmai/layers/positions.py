@@ -15,8 +15,9 @@ def grid_coordinates(grid):
 def axis_dims(dim, rank):
     """Splits `dim` into one even part for each axis; the first part takes what does not divide evenly."""
     if dim % 2 or dim < 2 * rank:
-        raise ValueError(f"A width of {dim} can't hold positions on {rank} axes: give an even width of at least "
-                         f"{2 * rank}.")
+        raise ValueError(
+            f"A width of {dim} can't hold positions on {rank} axes: give an even width of at least {2 * rank}."
+        )
     part = dim // (2 * rank) * 2
     return (dim - part * (rank - 1), *[part] * (rank - 1))
 

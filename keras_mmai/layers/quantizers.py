@@ -115,11 +115,14 @@ class VectorQuantizer(keras.layers.Layer):
             if value not in allowed:
                 raise ValueError(f"`{name}` must be one of {allowed}. Received: {value!r}")
         if num_embeddings < 1 or embedding_dim < 1:
-            raise ValueError("`num_embeddings` and `embedding_dim` must be positive. Received: "
-                             f"{num_embeddings} and {embedding_dim}")
+            raise ValueError(
+                f"`num_embeddings` and `embedding_dim` must be positive. Received: {num_embeddings} and {embedding_dim}"
+            )
         if not 0.0 < decay < 1.0 or not 0.0 <= revival_threshold < 1.0:
-            raise ValueError("`decay` must lie in (0, 1) and `revival_threshold` in [0, 1). Received: "
-                             f"decay={decay}, revival_threshold={revival_threshold}")
+            raise ValueError(
+                "`decay` must lie in (0, 1) and `revival_threshold` in [0, 1). Received: "
+                f"decay={decay}, revival_threshold={revival_threshold}"
+            )
         self.supports_masking = True
         self.autocast = False
         self.num_embeddings = num_embeddings
@@ -143,8 +146,9 @@ class VectorQuantizer(keras.layers.Layer):
 
     def _check_width(self, z_shape):
         if z_shape[-1] != self.embedding_dim:
-            raise ValueError(f"The quantizer holds codes of width {self.embedding_dim}. Received: latents of shape "
-                             f"{tuple(z_shape)}")
+            raise ValueError(
+                f"The quantizer holds codes of width {self.embedding_dim}. Received: latents of shape {tuple(z_shape)}"
+            )
 
     def build(self, z_shape):
         self._check_width(z_shape)

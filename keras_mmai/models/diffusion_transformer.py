@@ -39,9 +39,11 @@ class DiffusionTransformer(TrainingModel):
         super().__init__(("diffusion",), ema_decays, **kwargs)
         if tokenizer is not None:
             if network.input_shape != tokenizer.latent_shape:
-                raise ValueError(f"The network takes {network.input_shape}, but the tokenizer's latents are "
-                                 f"{tokenizer.latent_shape}: build the network with input_shape="
-                                 "tokenizer.latent_shape.")
+                raise ValueError(
+                    f"The network takes {network.input_shape}, but the tokenizer's latents are "
+                    f"{tokenizer.latent_shape}: build the network with input_shape="
+                    "tokenizer.latent_shape."
+                )
             freeze(tokenizer)
         self.network = network
         self.process = GaussianDiffusion() if process is None else process
@@ -76,20 +78,27 @@ class DiffusionTransformer(TrainingModel):
         """The tensor that is diffused, (b, *network.input_shape) float32."""
         key = "latents" if "latents" in inputs else "x"
         if key not in inputs or (key == "latents" and self.tokenizer is None):
-            raise ValueError("A batch needs 'x' (signals)" + ("" if self.tokenizer is None else " or 'latents'")
-                             + f". Received keys: {sorted(inputs)}")
+            raise ValueError(
+                "A batch needs 'x' (signals)"
+                + ("" if self.tokenizer is None else " or 'latents'")
+                + f". Received keys: {sorted(inputs)}"
+            )
         labelled = getattr(self.network, "num_classes", None) is not None
         if "labels" in inputs and not labelled:
             raise ValueError("The batch has 'labels', but the network was built with num_classes=None.")
         if labelled and "labels" not in inputs:
-            raise ValueError(f"The network has {self.network.num_classes} classes: the batch needs 'labels' (b,) "
-                             f"int32. Received keys: {sorted(inputs)}")
+            raise ValueError(
+                f"The network has {self.network.num_classes} classes: the batch needs 'labels' (b,) "
+                f"int32. Received keys: {sorted(inputs)}"
+            )
         latents = ops.cast(inputs[key], "float32")
         if key == "x" and self.tokenizer is not None:
             latents = ops.stop_gradient(self.tokenizer.encode(latents, tokens="latents"))
         if tuple(latents.shape[1:]) != self.network.input_shape:
-            raise ValueError(f"The network takes {('b', *self.network.input_shape)}, channels last. Received "
-                             f"'{key}' of shape {tuple(latents.shape)}")
+            raise ValueError(
+                f"The network takes {('b', *self.network.input_shape)}, channels last. Received "
+                f"'{key}' of shape {tuple(latents.shape)}"
+            )
         return latents
 
     def named_losses(self, x, y_pred):

@@ -96,8 +96,9 @@ class DiT(keras.Model):
         self.time_embed = TimestepEmbedding(hidden_dim, time_scale=time_scale, name="time_embed", dtype=dtype)
         self.label_embed = None
         if num_classes is not None:
-            self.label_embed = LabelEmbedding(num_classes, hidden_dim, label_dropout, seed, name="label_embed",
-                                              dtype=dtype)
+            self.label_embed = LabelEmbedding(
+                num_classes, hidden_dim, label_dropout, seed, name="label_embed", dtype=dtype
+            )
         block = dict(num_heads=num_heads, mlp_ratio=mlp_ratio, qk_norm=qk_norm, feed_forward=feed_forward, dtype=dtype)
         self.blocks = [DiTBlock(name=f"block_{i}", **block) for i in range(num_layers)]
         self.output_layer = DiTOutput(math.prod(self.patch_size) * channels, name="output", dtype=dtype)
@@ -124,7 +125,11 @@ class DiT(keras.Model):
             self.label_embed.build((None,))
         if self.positions == "sincos":
             self.position_table = self.add_weight(
-                shape=tokens[1:], trainable=False, autocast=False, dtype="float32", name="position_table",
+                shape=tokens[1:],
+                trainable=False,
+                autocast=False,
+                dtype="float32",
+                name="position_table",
                 initializer=lambda shape, dtype: ops.convert_to_tensor(sincos_positions(self.grid, shape[1]), dtype),
             )
         for layer in (*self.blocks, self.output_layer):

@@ -61,8 +61,10 @@ class Generator(Servable, keras.Model):
     def _start(self, inputs):
         """The prior's sample, and the noise of a stochastic sampler's step i."""
         if ("seed" in inputs) == ("noise" in inputs):
-            raise ValueError(f"Give 'seed' (b, 2) int32 or 'noise' {('b', *self.latent_shape)} float32, one of them. "
-                             f"Received keys: {sorted(inputs)}")
+            raise ValueError(
+                f"Give 'seed' (b, 2) int32 or 'noise' {('b', *self.latent_shape)} float32, one of them. "
+                f"Received keys: {sorted(inputs)}"
+            )
         if "noise" in inputs:
             if self.sampler.stochastic:
                 raise ValueError(f"{self.sampler} draws noise in every step: give 'seed' instead of 'noise'.")
@@ -73,8 +75,10 @@ class Generator(Servable, keras.Model):
 
     def _denoiser(self, inputs):
         if (self.num_classes is None) != ("labels" not in inputs):
-            raise ValueError("'labels' are needed by a network with classes, and only by it. Received keys: "
-                             f"{sorted(inputs)}, num_classes={self.num_classes}")
+            raise ValueError(
+                "'labels' are needed by a network with classes, and only by it. Received keys: "
+                f"{sorted(inputs)}, num_classes={self.num_classes}"
+            )
         conditions = {name: ops.cast(inputs[name], "int32") for name in ("labels",) if name in inputs}
         null = {name: ops.full_like(value, self.num_classes) for name, value in conditions.items()}
 
@@ -107,8 +111,10 @@ class Generator(Servable, keras.Model):
         if self.num_classes is not None:
             labels = np.asarray(self.num_classes if labels is None else labels, dtype="int32")
             if labels.size and (labels.min() < 0 or labels.max() > self.num_classes):
-                raise ValueError(f"`labels` must be 0..{self.num_classes - 1}. Received: values from {labels.min()} "
-                                 f"to {labels.max()}")
+                raise ValueError(
+                    f"`labels` must be 0..{self.num_classes - 1}. Received: values from {labels.min()} "
+                    f"to {labels.max()}"
+                )
             if labels.ndim == 0:
                 labels = np.full((num_samples or 1,), labels, "int32")
             if num_samples not in (None, len(labels)):

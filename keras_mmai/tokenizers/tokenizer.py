@@ -22,8 +22,9 @@ class Standardize(keras.layers.Layer):
         state = dict(shape=input_shape[-1:], trainable=False, autocast=False, dtype="float32")
         self.mean = self.add_weight(initializer="zeros", name="mean", **state)
         self.variance = self.add_weight(initializer="ones", name="variance", **state)
-        self.num_updates = self.add_weight(shape=(), initializer="zeros", trainable=False, autocast=False,
-                                           dtype="float32", name="num_updates")
+        self.num_updates = self.add_weight(
+            shape=(), initializer="zeros", trainable=False, autocast=False, dtype="float32", name="num_updates"
+        )
         self.built = True
 
     def call(self, x, training=False):
@@ -100,8 +101,10 @@ class Tokenizer(Servable, TrainingModel):
         if discrete and self.vocabulary is None:
             raise ValueError(f"{type(self).__name__} has no codes: decode takes float latents (b, *{expected}).")
         if tuple(tokens.shape[1:]) != expected:
-            raise ValueError(f"decode takes {'int codes' if discrete else 'float latents'} of shape "
-                             f"{('b', *expected)}. Received: {tuple(tokens.shape)}")
+            raise ValueError(
+                f"decode takes {'int codes' if discrete else 'float latents'} of shape "
+                f"{('b', *expected)}. Received: {tuple(tokens.shape)}"
+            )
         return ops.clip(self.decode_codes(tokens) if discrete else self.decode_latents(tokens), -1.0, 1.0)
 
     def decode_latents(self, latents):
@@ -114,8 +117,10 @@ class Tokenizer(Servable, TrainingModel):
     def _check_signal(self, x):
         x = ops.convert_to_tensor(x)
         if tuple(x.shape[1:]) != self.input_shape:
-            raise ValueError(f"{type(self).__name__} takes signals of shape {('b', *self.input_shape)}, channels "
-                             f"last, float in [-1, 1]. Received: {tuple(x.shape)}")
+            raise ValueError(
+                f"{type(self).__name__} takes signals of shape {('b', *self.input_shape)}, channels "
+                f"last, float in [-1, 1]. Received: {tuple(x.shape)}"
+            )
         return ops.cast(x, "float32")
 
     def named_losses(self, x, y_pred):

@@ -57,8 +57,9 @@ class VAE(Tokenizer):
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.token_shape = token_grid(self.input_shape, self.filters)
         self.latent_shape = (*self.token_shape, latent_dim)
-        sizes = dict(num_residual_layers=num_residual_layers, residual_filters=residual_filters,
-                     dtype=self.dtype_policy)
+        sizes = dict(
+            num_residual_layers=num_residual_layers, residual_filters=residual_filters, dtype=self.dtype_policy
+        )
         self.encoder = ConvEncoder(self.filters, 2 * latent_dim, name="encoder", **sizes)
         self.decoder = ConvDecoder(self.filters, self.input_shape[-1], name="decoder", **sizes)
         self.standardize = Standardize(name="standardize", dtype="float32")

@@ -13,12 +13,16 @@ from keras_mmai.training import batch_size
 def token_grid(input_shape, filters):
     """Axes of the latents after one halving for each entry of `filters`."""
     if len(input_shape) not in (2, 3, 4) or not all(isinstance(s, int) and s > 0 for s in input_shape):
-        raise ValueError("`input_shape` is (samples, channels), (height, width, channels) or (frames, height, width, "
-                         f"channels), all known. Received: {input_shape}")
+        raise ValueError(
+            "`input_shape` is (samples, channels), (height, width, channels) or (frames, height, width, "
+            f"channels), all known. Received: {input_shape}"
+        )
     factor = 2 ** len(filters)
     if any(s % factor for s in input_shape[:-1]):
-        raise ValueError(f"Every axis of `input_shape` must be a multiple of {factor} (one halving for each of "
-                         f"filters={filters}). Received: {input_shape}. Pad or crop the signal.")
+        raise ValueError(
+            f"Every axis of `input_shape` must be a multiple of {factor} (one halving for each of "
+            f"filters={filters}). Received: {input_shape}. Pad or crop the signal."
+        )
     return tuple(s // factor for s in input_shape[:-1])
 
 
@@ -70,8 +74,9 @@ class VQVAE(Tokenizer):
         self.vocabulary = quantizer.vocabulary
         self.token_shape = token_grid(input_shape, filters)
         self.latent_shape = (*self.token_shape, quantizer.embedding_dim)
-        sizes = dict(num_residual_layers=num_residual_layers, residual_filters=residual_filters,
-                     dtype=self.dtype_policy)
+        sizes = dict(
+            num_residual_layers=num_residual_layers, residual_filters=residual_filters, dtype=self.dtype_policy
+        )
         self.encoder = ConvEncoder(filters, quantizer.embedding_dim, name="encoder", **sizes)
         self.decoder = ConvDecoder(filters, input_shape[-1], name="decoder", **sizes)
         self.standardize = Standardize(name="standardize", dtype="float32")

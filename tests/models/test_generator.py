@@ -47,7 +47,7 @@ def test_a_row_depends_on_its_seed_and_label_alone(sampler):
 
 
 def test_predict_equals_call_whatever_the_batch():
-    model = make()
+    model = make(sampler=Euler())
     predicted = model.predict({"seed": SEEDS, "labels": LABELS}, batch_size=2, verbose=0)
     np.testing.assert_allclose(predicted, call(model, seed=SEEDS, labels=LABELS), atol=1e-5)
 
@@ -65,8 +65,9 @@ def test_the_last_state_of_the_trajectory_is_the_sample(sampler):
 def test_noise_is_another_way_to_say_seed():
     model = make()
     noise = ops.convert_to_numpy(normal(SEEDS, (4, 4, 1)))
-    np.testing.assert_allclose(call(model, noise=noise, labels=LABELS), call(model, seed=SEEDS, labels=LABELS),
-                               atol=1e-6)
+    np.testing.assert_allclose(
+        call(model, noise=noise, labels=LABELS), call(model, seed=SEEDS, labels=LABELS), atol=1e-6
+    )
     bare = make(num_classes=None)
     array = ops.convert_to_numpy(bare(noise))
     np.testing.assert_allclose(array, call(bare, noise=noise), atol=1e-6)
@@ -112,7 +113,7 @@ def test_latents_are_decoded():
 
 
 def test_generate():
-    model = make(num_steps=1)
+    model = make(num_steps=1, sampler=Euler())
     each = model.generate(labels=[0, 1, 2], seed=7)
     assert each.shape == (3, 4, 4, 1)
     np.testing.assert_allclose(each, call(model, seed=[[7, 0], [7, 1], [7, 2]], labels=[0, 1, 2]), atol=1e-5)
@@ -138,7 +139,7 @@ def test_generate_refuses_wrong_labels(arguments, message):
 
 
 def test_errors_teach():
-    with pytest.raises(ValueError, match="at least 1. Received: 0"):
+    with pytest.raises(ValueError, match=r"at least 1. Received: 0"):
         make(num_steps=0)
     with pytest.raises(ValueError, match="Guidance needs a network with classes"):
         make(num_classes=None, guidance=ClassifierFreeGuidance(2.0))
@@ -170,9 +171,9 @@ def test_a_loaded_generator_is_the_same(tmp_path):
 
 def test_a_golden_sample_is_the_same_on_every_backend():
     network = make_network(num_classes=None)
-    for i, variable in enumerate(network.trainable_variables):
-        values = 0.05 * np.cos(1.7 * np.arange(np.prod(variable.shape)) + i)
+    for i, variable in enumerate(v for v in network.weights if "position_table" not in v.path):
+        values = 0.1 * np.cos(1.7 * np.arange(np.prod(variable.shape)) + i)
         variable.assign(values.reshape(variable.shape).astype("float32"))
     model = Generator(network, GaussianDiffusion(), num_steps=3)
-    sample = call(model, seed=[[1, 2]])[0, :, 1, 0]
-    np.testing.assert_allclose(sample, [0.0, 0.0, 0.0, 0.0], atol=1e-4)
+    sample = call(model, seed=[[5, 6]])[0, 3, :, 0]
+    np.testing.assert_allclose(sample, [0.11434174, -0.31470868, -0.5799918, 0.13329837], atol=1e-4)

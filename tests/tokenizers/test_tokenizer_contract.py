@@ -164,8 +164,9 @@ def test_dtype_policies(make, policy):
         tokens = low.encode(X, tokens=kind)
         check_tokens(low, kind, tokens, 5)
         check_signal(low.decode(tokens), X.shape)
-    np.testing.assert_allclose(numpy(low.encode(X, tokens="latents")),
-                               numpy(reference.encode(X, tokens="latents")), atol=0.03)
+    np.testing.assert_allclose(
+        numpy(low.encode(X, tokens="latents")), numpy(reference.encode(X, tokens="latents")), atol=0.03
+    )
     assert {keras.backend.standardize_dtype(v.dtype) for v in low.standardize.variables} == {"float32"}
     assert low.encoder.compute_dtype == policy.removeprefix("mixed_")
 
@@ -188,7 +189,7 @@ def test_errors_teach(make):
         for method in (model.encode, model.reconstruct, model):
             with pytest.raises(ValueError, match=shape):
                 method(wrong)
-    with pytest.raises(ValueError, match="gives tokens of the kinds .*'latents'.*Received: 'words'"):
+    with pytest.raises(ValueError, match=r"gives tokens of the kinds .*'latents'.*Received: 'words'"):
         model.encode(X, tokens="words")
     with pytest.raises(ValueError, match=r"float latents of shape \('b', 4, 4, 4\). Received: \(2, 4, 4, 3\)"):
         model.decode(np.zeros((2, 4, 4, 3), "float32"))
@@ -222,8 +223,9 @@ def test_vae_noise_is_an_argument():
     np.testing.assert_array_equal(one, two)
     drawn = [numpy(model({"x": X}, training=True)["outputs"]) for _ in range(2)]
     assert (drawn[0] != drawn[1]).any()
-    np.testing.assert_allclose(numpy(model(X)["outputs"]), numpy(model({"x": X, "noise": 0 * noise})["outputs"]),
-                               atol=1e-6)
+    np.testing.assert_allclose(
+        numpy(model(X)["outputs"]), numpy(model({"x": X, "noise": 0 * noise})["outputs"]), atol=1e-6
+    )
 
 
 def test_the_kl_term_is_that_of_two_gaussians():
@@ -247,7 +249,7 @@ def test_data_variance_divides_the_reconstruction():
 @pytest.mark.parametrize("codebook", ["ema", "gradient"])
 def test_vqvae_learns_a_codebook_of_either_kind(codebook):
     model = VQVAE((8, 1), quantizer=VectorQuantizer(8, 4, codebook=codebook), **SIZES)
-    model.compile(keras.optimizers.Adam(1e-2))
+    model.compile(keras.optimizers.Adam(1e-2), run_eagerly=True)
     before = numpy(model.quantizer.codes).copy()
     logs = model.fit(waves(32, (8, 1)), batch_size=8, epochs=2, verbose=0).history
     assert ("codebook" in logs) == (codebook == "gradient")
