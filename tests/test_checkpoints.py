@@ -7,7 +7,7 @@ from keras_mmai.checkpoints import load_dit_weights
 from keras_mmai.checkpoints.dit import TABLE
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def network():
     return DiT((4, 4, 2), patch_size=2, hidden_dim=8, num_layers=2, num_heads=2, mlp_ratio=2.0, num_classes=3)
 

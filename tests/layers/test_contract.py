@@ -131,7 +131,9 @@ def test_saves_and_loads_inside_a_model(name, tmp_path):
         assert_equal(loaded.predict(inputs, verbose=0), model.predict(inputs, verbose=0), 0)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(
+    "policy", [pytest.param(p, marks=[pytest.mark.slow] if p == "bfloat16" else []) for p in POLICIES]
+)
 @pytest.mark.parametrize("name", PUBLIC)
 def test_policy(name, policy, forward, expected):
     layer, inputs = example(name, dtype=policy)

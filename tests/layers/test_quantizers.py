@@ -50,9 +50,15 @@ def reference(z, codes, beta, valid):
     return index, codes[index], {"commitment": beta * error, "codebook": error}
 
 
-@pytest.mark.parametrize("shape", [(7, 4), (2, 5, 4), (2, 3, 2, 4), (2, 2, 1, 3, 4)])
-@pytest.mark.parametrize("codebook", CODEBOOKS)
-@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize(
+    "distance, codebook, shape",
+    [
+        ("euclidean", "ema", (7, 4)),
+        ("euclidean", "gradient", (2, 5, 4)),
+        ("cosine", "ema", (2, 3, 2, 4)),
+        ("cosine", "gradient", (2, 2, 1, 3, 4)),
+    ],
+)
 def test_against_float64(distance, codebook, shape, forward):
     layer = quantizer(codebook=codebook, distance=distance, commitment_weight=0.4)
     z = normal(*shape)
@@ -176,7 +182,7 @@ def test_nan_in_padding_does_not_reach_the_encoder(distance, gradients):
 
 
 @pytest.mark.parametrize("codebook", CODEBOOKS)
-@pytest.mark.parametrize("initialization", ["batch", "kmeans", "uniform"])
+@pytest.mark.parametrize("initialization", ["kmeans", "uniform"])
 def test_a_batch_without_a_valid_row_changes_nothing(codebook, initialization, compiled):
     layer = quantizer(codebook=codebook, initialization=initialization, revival_threshold=0.5)
     layer.counts.assign(np.arange(8.0))  # some would be revived
@@ -315,8 +321,7 @@ def test_the_largest_draw_is_a_valid_row_too(monkeypatch):
     assert numbers(found).min() >= 1
 
 
-@pytest.mark.parametrize("initialization", ["batch", "kmeans"])
-@pytest.mark.parametrize("codebook", CODEBOOKS)
+@pytest.mark.parametrize("codebook, initialization", [("ema", "kmeans"), ("gradient", "batch")])
 def test_starts_from_the_first_training_batch_once(codebook, initialization, compiled, tmp_path):
     layer = quantizer(4, 2, codebook=codebook, initialization=initialization, decay=0.999)
     centres = np.array([[5, 5], [5, -5], [-5, 5], [-5, -5]], "float32")
@@ -445,9 +450,15 @@ def test_lookup_clips():
     np.testing.assert_array_equal(found, codes[[[0, 0], [7, 7]]])
 
 
-@pytest.mark.parametrize("initialization", ["batch", "uniform"])
-@pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("codebook", CODEBOOKS)
+@pytest.mark.parametrize(
+    "codebook, distance, initialization",
+    [
+        ("ema", "euclidean", "batch"),
+        ("ema", "cosine", "uniform"),
+        ("gradient", "euclidean", "uniform"),
+        ("gradient", "cosine", "batch"),
+    ],
+)
 def test_learns_inside_fit(codebook, distance, initialization, fit):
     """Latents in eight groups, codes that start anywhere: after `fit` every group has a code, on any backend."""
     centres = unit(normal(8, 4, seed=3)) * (1 if distance == "cosine" else 3)
