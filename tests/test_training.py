@@ -75,6 +75,11 @@ def trained(request):
     return model, batch
 
 
+def heavy(test):
+    """Slow on JAX, which compiles every new operation for itself where it runs eagerly."""
+    return pytest.mark.slow(test) if BACKEND == "jax" else test
+
+
 def compile_eagerly(model, optimizer):
     """Op by op, where compilation is not what is tested: XLA takes seconds for the smallest model."""
     model.compile(optimizer, run_eagerly=True)
@@ -213,6 +218,7 @@ def test_averages_equal_numpy(every):
     assert moves == [step % every == 0 for step in range(2, 9)]
 
 
+@heavy
 def test_averages_stay_float32_and_move_under_a_low_precision_policy():
     keras.config.set_dtype_policy("bfloat16")
     model = make_dit(ema_decays=(0.999,))
@@ -226,6 +232,7 @@ def test_averages_stay_float32_and_move_under_a_low_precision_policy():
     assert {keras.backend.standardize_dtype(v.dtype) for v in model.network.trainable_variables} == {"bfloat16"}
 
 
+@heavy
 def test_accumulation_is_seen_through_a_loss_scale_optimizer():
     model = make_dit(ema_decays=(0.3,))
     inner = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
@@ -392,6 +399,7 @@ def test_a_loaded_model_goes_on_identically(trained, tmp_path):
     assert_same(dict(enumerate(state(model).values())), dict(enumerate(state(loaded).values())))
 
 
+@heavy
 @quiet
 def test_a_tokenizer_that_was_compiled_is_loaded_quietly_and_stays_frozen(tmp_path):
     tokenizer = make_vqvae()

@@ -12,6 +12,14 @@ SEEDS = np.array([[0, i] for i in range(5)], "int32")
 LABELS = np.array([0, 1, 2, 3, 1], "int32")  # 3: no label
 
 
+# JAX compiles every new shape and operation, for seconds each
+HEAVY = [pytest.mark.slow] if keras.backend.backend() == "jax" else []
+
+
+def heavy(test):
+    return pytest.mark.slow(test) if HEAVY else test
+
+
 def make_network(shape=(4, 4, 1), num_classes=CLASSES):
     network = DiT(shape, patch_size=2, hidden_dim=16, num_layers=1, num_heads=2, num_classes=num_classes)
     for i, variable in enumerate(network.trainable_variables):  # a fresh DiT returns zero, whatever it is told
@@ -33,7 +41,11 @@ def call(model, **inputs):
     return ops.convert_to_numpy(model({name: ops.convert_to_tensor(value) for name, value in inputs.items()}))
 
 
-@pytest.mark.parametrize("sampler", [Euler(), Heun(), DDIM(), Ancestral(), Ancestral(0.0)], ids=repr)
+@pytest.mark.parametrize(
+    "sampler",
+    [Euler(), Ancestral(), *(pytest.param(s, marks=HEAVY) for s in (Heun(), DDIM(), Ancestral(0.0)))],
+    ids=repr,
+)
 def test_a_row_depends_on_its_seed_and_label_alone(sampler):
     model = make(sampler=sampler)
     whole = call(model, seed=SEEDS, labels=LABELS)
@@ -52,7 +64,7 @@ def test_predict_equals_call_whatever_the_batch():
     np.testing.assert_allclose(predicted, call(model, seed=SEEDS, labels=LABELS), atol=1e-5)
 
 
-@pytest.mark.parametrize("sampler", [None, Ancestral()], ids=repr)
+@pytest.mark.parametrize("sampler", [pytest.param(None, marks=HEAVY), Ancestral()], ids=repr)
 def test_the_last_state_of_the_trajectory_is_the_sample(sampler):
     model = make(sampler=sampler)
     states = ops.convert_to_numpy(model.trajectory({"seed": SEEDS, "labels": LABELS}))
@@ -62,6 +74,7 @@ def test_the_last_state_of_the_trajectory_is_the_sample(sampler):
     assert np.abs(states[1] - states[0]).max() > 1e-3
 
 
+@heavy
 def test_noise_is_another_way_to_say_seed():
     model = make()
     noise = ops.convert_to_numpy(normal(SEEDS, (4, 4, 1)))
@@ -102,6 +115,7 @@ def test_guidance(guidance, scale):
         assert np.abs(call(model, seed=SEEDS, labels=LABELS) - call(plain, seed=SEEDS, labels=LABELS)).max() > 1e-3
 
 
+@heavy
 def test_latents_are_decoded():
     model = make_latent()
     x = call(model, seed=SEEDS, labels=LABELS)
@@ -112,6 +126,7 @@ def test_latents_are_decoded():
     np.testing.assert_allclose(x, ops.convert_to_numpy(model.tokenizer.decode(latents)), atol=1e-5)
 
 
+@heavy
 def test_generate():
     model = make(num_steps=1, sampler=Euler())
     each = model.generate(labels=[0, 1, 2], seed=7)
