@@ -182,7 +182,7 @@ def main():
         model.save(output / "diffusion_transformer.keras")
 
     with phase("sampling"):
-        generator = model.generator(Heun(), num_steps=12, guidance=GUIDANCE)
+        generator = model.generator(Heun(), num_steps=10, guidance=GUIDANCE)
         samples = generator.generate(labels=DIGITS, seed=args.seed, batch_size=100)
         generator.save(output / "generator.keras")
         np.savez(output / "samples.npz", images=(samples + 1) / 2, labels=DIGITS)
