@@ -9,6 +9,7 @@ jax or torch. What it writes to the output folder is listed when it ends; figure
 
 import argparse
 import contextlib
+import importlib
 import json
 import os
 import pathlib
@@ -28,10 +29,11 @@ from keras_mmai.callbacks import Checkpoint
 from keras_mmai.data import ArrayDataset, load_mnist
 from keras_mmai.diffusion import ClassifierFreeGuidance, Heun
 from keras_mmai.layers import VectorQuantizer
+from keras_mmai.training import keep_freed_memory
 
 DIGITS = np.repeat(np.arange(10), 100)  # 1,000 samples, 100 of each class
 DEFAULT = dict(
-    tokenizer_epochs=12, tokenizer_filters=(32, 64), steps=1000, hidden_dim=128, num_layers=4, classifier_epochs=6
+    tokenizer_epochs=12, tokenizer_filters=(32, 64), steps=1000, hidden_dim=128, num_layers=4, classifier_epochs=12
 )
 FULL = dict(
     tokenizer_epochs=12, tokenizer_filters=(64, 128), steps=6000, hidden_dim=192, num_layers=6, classifier_epochs=3
@@ -144,6 +146,7 @@ def arguments():
 
 def main():
     args = arguments()
+    keep_freed_memory()
     settings = SMOKE if args.smoke else FULL if args.full else DEFAULT
     output = args.output
     output.mkdir(parents=True, exist_ok=True)
@@ -228,6 +231,7 @@ def main():
             "keras": keras.__version__,
             "keras_mmai": keras_mmai.__version__,
             "numpy": np.__version__,
+            keras.backend.backend(): importlib.import_module(keras.backend.backend()).__version__,
         },
     }
     (output / "report.json").write_text(json.dumps(report, indent=2, default=float) + "\n")

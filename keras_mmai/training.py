@@ -10,6 +10,9 @@ Losses are computed in `compute_loss`, so that a wrapper that replaces the step 
 keeps working. This file, `checkpoints/` and `serving.py` are the only places that name a backend.
 """
 
+import ctypes
+import sys
+
 import keras
 from keras import ops
 
@@ -280,6 +283,19 @@ def freeze(model):
     # loads with the flag down and its layers still trainable.
     model.trainable = True
     model.trainable = False
+
+
+def keep_freed_memory():
+    """Makes glibc reuse freed memory instead of returning it to the system, which saves a tenth of a step on CPUs.
+
+    For the whole process, and best called first: the memory that it once took stays with it. Does nothing elsewhere
+    than on Linux with glibc.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        arena_max, mmap_threshold, trim_threshold, top_pad = -8, -3, -1, -2  # malloc.h
+        for option, value in ((arena_max, 1), (mmap_threshold, 2**30), (trim_threshold, 2**31 - 1), (top_pad, 2**28)):
+            mallopt(option, value)
 
 
 def batch_size(x):

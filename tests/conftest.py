@@ -13,6 +13,7 @@ if importlib.util.find_spec("torch"):  # some wheels crash when tensorflow comes
 
 import keras
 import numpy as np
+from keras import ops
 
 SHARED = Path(os.environ.get("KERAS_MMAI_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
@@ -57,3 +58,66 @@ def diffusion_fixtures(shared):
         return dict(np.load(folder / f"{name}.npz"))
 
     return load
+
+
+@pytest.fixture(autouse=True)
+def quick_compilation():
+    """Programs of tests run for moments, and JAX would spend most of a test on making them faster."""
+    if keras.backend.backend() != "jax":
+        yield
+        return
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def numpy_initializers(monkeypatch):
+    """Kernels drawn by numpy: JAX compiles a program for each new shape that it draws, which takes most of a test."""
+
+    def draw(self, shape, dtype=None):
+        values = np.random.default_rng(0).normal(size=shape) / np.sqrt(max(1, np.prod(shape[:-1])))
+        return ops.convert_to_tensor(values.astype("float32"), dtype)
+
+    for initializer in (keras.initializers.VarianceScaling, keras.initializers.RandomNormal):
+        monkeypatch.setattr(initializer, "__call__", draw)
+
+
+def gradients_of(function, inputs, variables=()):
+    """Value of `function(*inputs)`, and its gradients as numpy arrays: by the inputs, then by the variables."""
+    given = [ops.convert_to_tensor(value) for value in inputs]
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            tape.watch(given)
+            value = function(*given)
+        gradients = tape.gradient(value, [*given, *[v.value for v in variables]])
+    elif keras.backend.backend() == "jax":
+        import jax
+
+        def stateless(given, values):
+            with keras.StatelessScope(state_mapping=list(zip(variables, values)), collect_losses=True):
+                return function(*given)
+
+        value, (by_input, by_variable) = jax.jit(jax.value_and_grad(stateless, argnums=(0, 1)))(
+            given, [v.value for v in variables]
+        )
+        gradients = [*by_input, *by_variable]
+    else:
+        import torch
+
+        with torch.enable_grad():
+            given = [t.detach().clone().requires_grad_() for t in given]
+            value = function(*given)
+            gradients = torch.autograd.grad(value, [*given, *[v.value for v in variables]], allow_unused=True)
+        value = value.detach()
+    numbers = [None if g is None else np.asarray(ops.convert_to_numpy(g)) for g in gradients]
+    return float(ops.convert_to_numpy(value)), numbers
+
+
+@pytest.fixture
+def gradients():
+    return gradients_of

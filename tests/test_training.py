@@ -1,4 +1,7 @@
 import itertools
+import platform
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -482,3 +485,19 @@ def test_the_stateless_step_of_a_wrapper_gives_the_same_loss(make, batch):
     assert float(whole) == pytest.approx(loss_of(model, batch), rel=1e-5)
     for gradient, rows in zip(gradients, each):
         np.testing.assert_allclose(rows.mean(0), gradient, atol=1e-5)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="glibc's malloc is meant")
+def test_freed_memory_is_used_again():
+    code = (
+        "import resource, numpy as np\n"
+        "from keras_mmai.training import keep_freed_memory\n"
+        "keep_freed_memory()\n"
+        "faults = []\n"
+        "for _ in range(10):\n"
+        "    np.full(2**24, 1, 'float32')\n"
+        "    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)\n"
+        "print(faults[-1] - faults[0])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(result.stdout) < 100  # 64 MiB faulted in nine times again: 16,384 small pages each time, or 32 large ones

@@ -21,13 +21,6 @@ def convolution(rank, filters, kernel_size, strides=1, transposed=False, **kwarg
     return layer(filters, kernel_size, strides=strides, padding="same", **kwargs)
 
 
-def _build_chain(layers, shape):
-    for layer in layers:
-        layer.build(shape)
-        shape = layer.compute_output_shape(shape)
-    return shape
-
-
 @register
 class ResidualStack(keras.layers.Layer):
     """`num_layers` times `x + conv1(relu(conv3(relu(x))))`, then ReLU: (b, *s, c) -> (b, *s, c).
@@ -51,8 +44,9 @@ class ResidualStack(keras.layers.Layer):
             )
             for i in range(self.num_layers)
         ]
-        for block in self.blocks:
-            _build_chain(block, input_shape)
+        for wide, narrow in self.blocks:
+            wide.build(input_shape)
+            narrow.build((*input_shape[:-1], self.hidden_filters))
         self.built = True
 
     def call(self, x):
@@ -64,13 +58,12 @@ class ResidualStack(keras.layers.Layer):
         return input_shape
 
 
-@register
-class ConvEncoder(keras.layers.Layer):
-    """Signal to latents: (b, *s, c) -> (b, *s / 2 ** len(filters), output_dim).
+class ConvStack(keras.layers.Layer):
+    """Base of encoder and decoder, which differ in `chain`: the layers in order, for a signal of the given rank.
 
     Args:
-        filters: ints, one for each convolution of stride 2.
-        output_dim: int.
+        filters: ints, the encoder's widths, one for each convolution of stride 2.
+        output_dim: int, channels of the output.
         num_residual_layers, residual_filters: see `ResidualStack`.
     """
 
@@ -81,65 +74,60 @@ class ConvEncoder(keras.layers.Layer):
         self.num_residual_layers = num_residual_layers
         self.residual_filters = residual_filters
 
+    def chain(self, rank):
+        raise NotImplementedError
+
+    def middle(self, rank):
+        """The convolution and residual stack of the narrowest part."""
+        residual = ResidualStack(
+            self.num_residual_layers, self.residual_filters, name="residual", dtype=self.dtype_policy
+        )
+        return [convolution(rank, self.filters[-1], 3, name="mix", dtype=self.dtype_policy), residual]
+
     def build(self, input_shape):
-        rank, dtype = len(input_shape) - 2, self.dtype_policy
-        self.layers = [
-            convolution(rank, filters, 4, strides=2, activation="relu", name=f"down_{i}", dtype=dtype)
-            for i, filters in enumerate(self.filters)
-        ]
-        self.layers += [
-            convolution(rank, self.filters[-1], 3, name="mix", dtype=dtype),
-            ResidualStack(self.num_residual_layers, self.residual_filters, name="residual", dtype=dtype),
-            convolution(rank, self.output_dim, 1, name="to_latents", dtype=dtype),
-        ]
-        _build_chain(self.layers, input_shape)
+        self.layers = self.chain(len(input_shape) - 2)
+        shape = input_shape
+        for layer in self.layers:
+            layer.build(shape)
+            shape = layer.compute_output_shape(shape)
         self.built = True
 
     def call(self, x):
         for layer in self.layers:
             x = layer(x)
         return x
+
+
+@register
+class ConvEncoder(ConvStack):
+    """Signal to latents: (b, *s, c) -> (b, *s / 2 ** len(filters), output_dim). Arguments as `ConvStack`."""
+
+    def chain(self, rank):
+        kwargs = dict(dtype=self.dtype_policy)
+        down = [
+            convolution(rank, filters, 4, strides=2, activation="relu", name=f"down_{i}", **kwargs)
+            for i, filters in enumerate(self.filters)
+        ]
+        return [*down, *self.middle(rank), convolution(rank, self.output_dim, 1, name="to_latents", **kwargs)]
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], *[s and -(-s // 2 ** len(self.filters)) for s in input_shape[1:-1]], self.output_dim)
 
 
 @register
-class ConvDecoder(keras.layers.Layer):
-    """Latents to signal, the mirror of `ConvEncoder`: (b, *s, d) -> (b, *s * 2 ** len(filters), output_dim).
+class ConvDecoder(ConvStack):
+    """Latents to signal, the encoder's mirror: (b, *s, d) -> (b, *s * 2 ** len(filters), output_dim).
 
-    Args:
-        filters: ints, the encoder's (read from the last to the first).
-        output_dim: int, channels of the signal.
-        num_residual_layers, residual_filters: see `ResidualStack`.
+    Arguments as `ConvStack`; `filters` are the encoder's, and are read from the last to the first.
     """
 
-    def __init__(self, filters, output_dim, num_residual_layers=2, residual_filters=32, **kwargs):
-        super().__init__(**kwargs)
-        self.filters = tuple(filters)
-        self.output_dim = output_dim
-        self.num_residual_layers = num_residual_layers
-        self.residual_filters = residual_filters
-
-    def build(self, input_shape):
-        rank, dtype = len(input_shape) - 2, self.dtype_policy
-        up = dict(strides=2, transposed=True, dtype=dtype)
-        self.layers = [
-            convolution(rank, self.filters[-1], 3, name="mix", dtype=dtype),
-            ResidualStack(self.num_residual_layers, self.residual_filters, name="residual", dtype=dtype),
-            *[
-                convolution(rank, filters, 4, activation="relu", name=f"up_{i}", **up)
-                for i, filters in enumerate(self.filters[-2::-1])
-            ],
-            convolution(rank, self.output_dim, 4, name="to_signal", **up),
+    def chain(self, rank):
+        kwargs = dict(strides=2, transposed=True, dtype=self.dtype_policy)
+        up = [
+            convolution(rank, filters, 4, activation="relu", name=f"up_{i}", **kwargs)
+            for i, filters in enumerate(self.filters[-2::-1])
         ]
-        _build_chain(self.layers, input_shape)
-        self.built = True
-
-    def call(self, x):
-        for layer in self.layers:
-            x = layer(x)
-        return x
+        return [*self.middle(rank), *up, convolution(rank, self.output_dim, 4, name="to_signal", **kwargs)]
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], *[s and s * 2 ** len(self.filters) for s in input_shape[1:-1]], self.output_dim)

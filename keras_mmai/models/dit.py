@@ -42,7 +42,8 @@ class DiT(keras.Model):
         seed: int or None.
 
     Raises:
-        ValueError: on an axis that is not a multiple of its patch, or heads that do not divide the width.
+        ValueError: on an axis that is not a multiple of its patch, or heads that do not divide the width; when called
+            with labels but built without classes.
     """
 
     def __init__(
@@ -147,7 +148,10 @@ class DiT(keras.Model):
         else:
             rotary = rotary_tables(self.grid, self.hidden_dim // self.num_heads)
         condition = self.time_embed(t)  # (b, d)
-        if self.label_embed is not None:
+        if self.label_embed is None:
+            if labels is not None:
+                raise ValueError("The network was built with num_classes=None: it takes no `labels`.")
+        else:
             if labels is None:
                 labels = ops.full_like(ops.cast(t, "int32"), self.num_classes)
             condition = condition + self.label_embed(labels, training=training)

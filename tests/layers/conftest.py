@@ -1,7 +1,6 @@
-"""What the layer tests share: a layer's forward pass, compiled or not, and gradients, on any backend."""
+"""What the layer tests share: a layer's forward pass, compiled or not, on any backend."""
 
 import keras
-import numpy as np
 import pytest
 from keras import ops
 
@@ -48,52 +47,6 @@ def run(layer, inputs, **kwargs):
     return layer(**tensors(inputs), **kwargs)
 
 
-def gradients_of(function, inputs, variables=()):
-    """Value of `function(*inputs)`, and its gradients as numpy arrays: by the inputs, then by the variables."""
-    given = [ops.convert_to_tensor(value) for value in inputs]
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        with tf.GradientTape() as tape:
-            tape.watch(given)
-            value = function(*given)
-        gradients = tape.gradient(value, [*given, *[v.value for v in variables]])
-    elif keras.backend.backend() == "jax":
-        import jax
-
-        def stateless(given, values):
-            with keras.StatelessScope(state_mapping=list(zip(variables, values)), collect_losses=True):
-                return function(*given)
-
-        value, (by_input, by_variable) = jax.jit(jax.value_and_grad(stateless, argnums=(0, 1)))(
-            given, [v.value for v in variables]
-        )
-        gradients = [*by_input, *by_variable]
-    else:
-        import torch
-
-        with torch.enable_grad():
-            given = [t.detach().clone().requires_grad_() for t in given]
-            value = function(*given)
-            gradients = torch.autograd.grad(value, [*given, *[v.value for v in variables]], allow_unused=True)
-        value = value.detach()
-    numbers = [None if g is None else np.asarray(ops.convert_to_numpy(g)) for g in gradients]
-    return float(ops.convert_to_numpy(value)), numbers
-
-
-@pytest.fixture(autouse=True)
-def quick_compilation():
-    """These programs run for microseconds, and JAX would spend most of a test on making them faster."""
-    if keras.backend.backend() != "jax":
-        yield
-        return
-    import jax
-
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(autouse=True)
 def without_gradients():
     """PyTorch hands out numbers only of what it does not differentiate; `gradients` and `fit` turn that on."""
@@ -122,18 +75,6 @@ def fit():
 
 
 @pytest.fixture
-def numpy_initializers(monkeypatch):
-    """Kernels drawn by numpy: JAX compiles a program for each new shape that it draws, which takes most of a test."""
-
-    def draw(self, shape, dtype=None):
-        values = np.random.default_rng(0).normal(size=shape) / np.sqrt(max(1, np.prod(shape[:-1])))
-        return ops.convert_to_tensor(values.astype("float32"), dtype)
-
-    for initializer in (keras.initializers.VarianceScaling, keras.initializers.RandomNormal):
-        monkeypatch.setattr(initializer, "__call__", draw)
-
-
-@pytest.fixture
 def compiled():
     return compile_layer
 
@@ -141,8 +82,3 @@ def compiled():
 @pytest.fixture
 def forward():
     return run
-
-
-@pytest.fixture
-def gradients():
-    return gradients_of

@@ -33,30 +33,7 @@ PARAMETERS = {  # the original code's counts, with and without the fixed positio
 }  # fmt: skip
 SMALL = dict(hidden_dim=16, num_layers=2, num_heads=2)
 
-
-@pytest.fixture(autouse=True)
-def cheap_kernels(monkeypatch):
-    """Kernels drawn by numpy: JAX compiles a program for each new shape that it draws."""
-
-    def draw(self, shape, dtype=None):
-        values = np.random.default_rng(0).standard_normal(shape, "float32") / np.sqrt(np.prod(shape[:-1]))
-        return ops.convert_to_tensor(values.astype("float32"), dtype)
-
-    for initializer in (keras.initializers.VarianceScaling, keras.initializers.RandomNormal):
-        monkeypatch.setattr(initializer, "__call__", draw)
-
-
-@pytest.fixture(autouse=True)
-def quick_compilation():
-    """JAX would spend most of a test on making programs faster that run once."""
-    if keras.backend.backend() != "jax":
-        yield
-        return
-    import jax
-
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("numpy_initializers")
 
 
 def last(x):
@@ -136,31 +113,6 @@ def test_activations(original):
     check("final_tokens", network.output_layer(x, condition))
 
 
-def loss_and_gradients(network, inputs):
-    """mean(output^2) and its gradients by the trainable variables, as the backend differentiates."""
-    variables = network.trainable_variables
-
-    def loss(values=None):
-        if values is None:
-            return ops.mean(ops.square(network(*inputs)))
-        return ops.mean(ops.square(network.stateless_call(values, network.non_trainable_variables, *inputs)[0]))
-
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        with tf.GradientTape() as tape:
-            value = loss()
-        return value, [tf.convert_to_tensor(g) for g in tape.gradient(value, [v.value for v in variables])]
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.jit(jax.value_and_grad(loss))([v.value for v in variables])
-    import torch
-
-    value = loss()
-    return value, list(torch.autograd.grad(value, [v.value for v in variables]))
-
-
 def update(optimizer, gradients, variables):
     if keras.backend.backend() != "jax":
         optimizer.apply(gradients, variables)
@@ -181,12 +133,12 @@ def as_the_original_stores(name, value, network):
     return value.T if name.endswith(".weight") and "embedding_table" not in name else value
 
 
-def test_gradients_and_one_step(original):
+def test_gradients_and_one_step(original, gradients):
     network, golden = original
-    inputs = inputs_of(golden)
-    value, gradients = loss_and_gradients(network, inputs)
-    np.testing.assert_allclose(numbers(value), golden["grad_loss"], rtol=1e-5)
-    by_path = {v.path.split("/", 1)[1]: numbers(g) for v, g in zip(network.trainable_variables, gradients)}
+    inputs, variables = inputs_of(golden), network.trainable_variables
+    value, slopes = gradients(lambda: ops.mean(ops.square(network(*inputs))), [], variables)
+    np.testing.assert_allclose(value, golden["grad_loss"], rtol=1e-5)
+    by_path = {v.path.split("/", 1)[1]: slope for v, slope in zip(variables, slopes)}
     assert len(by_path) == len(golden["grad_names"])
     for name, norm, first in zip(golden["grad_names"], golden["grad_norms"], golden["grad_first8"]):
         gradient = as_the_original_stores(name, by_path[our_name(name)[0]], network)
@@ -196,7 +148,7 @@ def test_gradients_and_one_step(original):
 
     # PyTorch adds its epsilon, 1e-8, after the bias correction, and Keras before
     optimizer = keras.optimizers.AdamW(1e-3, weight_decay=0.0, epsilon=1e-8 * np.sqrt(1 - 0.999))
-    update(optimizer, gradients, network.trainable_variables)
+    update(optimizer, [ops.convert_to_tensor(slope) for slope in slopes], variables)
     after = last(golden["output_after_one_adamw_lr1e-3"])
     assert np.abs(after - last(golden["output"])).max() > 0.01
     np.testing.assert_allclose(call(network, *inputs), after, atol=2e-5)
@@ -333,6 +285,8 @@ def test_a_network_without_labels():
     assert network.label_embed is None
     x, t = batch((4, 4, 2))
     assert np.abs(call(network, x, t) - call(network, x, t[::-1].copy())).max() > 1e-2  # but with time
+    with pytest.raises(ValueError, match="num_classes=None: it takes no `labels`"):
+        network(ops.convert_to_tensor(x), ops.convert_to_tensor(t), np.zeros(3, "int32"))
 
 
 def test_masked_patches_do_not_influence_the_others():
