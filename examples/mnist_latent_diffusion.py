@@ -33,12 +33,12 @@ from keras_mmai.training import keep_freed_memory
 
 DIGITS = np.repeat(np.arange(10), 100)  # 1,000 samples, 100 of each class
 DEFAULT = dict(
-    tokenizer_epochs=12, tokenizer_filters=(32, 64), steps=1000, hidden_dim=128, num_layers=4, classifier_epochs=12
+    tokenizer_epochs=12, tokenizer_filters=(32, 64), steps=1800, hidden_dim=128, num_layers=4, classifier_epochs=12
 )
 FULL = dict(
-    tokenizer_epochs=12, tokenizer_filters=(64, 128), steps=6000, hidden_dim=192, num_layers=6, classifier_epochs=3
+    tokenizer_epochs=12, tokenizer_filters=(64, 128), steps=12000, hidden_dim=192, num_layers=6, classifier_epochs=3
 )
-SMOKE = dict(tokenizer_epochs=1, tokenizer_filters=(8, 16), steps=70, hidden_dim=32, num_layers=1, classifier_epochs=1)
+SMOKE = dict(tokenizer_epochs=1, tokenizer_filters=(8, 16), steps=140, hidden_dim=32, num_layers=1, classifier_epochs=1)
 GUIDANCE = ClassifierFreeGuidance(scale=1.5)
 
 VERBOSE = 1 if sys.stdout.isatty() else 2
@@ -73,7 +73,7 @@ def train_transformer(tokenizer, latents, labels, settings, checkpoint):
         num_classes=10,
     )
     model = keras_mmai.DiffusionTransformer(network, tokenizer=tokenizer, ema_decays=(0.995,))
-    data = ArrayDataset({"latents": latents, "labels": labels}, batch_size=64)
+    data = ArrayDataset({"latents": latents, "labels": labels}, batch_size=32)
     epochs = -(-settings["steps"] // len(data))
     # Muon is for the blocks' matrices: what reads in, reads out or modulates stays on Adam
     muon = lambda rate: keras.optimizers.Muon(rate, exclude_layers=["embed", "modulation", "output"])  # noqa: E731
