@@ -33,10 +33,10 @@ from keras_mmai.training import keep_freed_memory
 
 DIGITS = np.repeat(np.arange(10), 100)  # 1,000 samples, 100 of each class
 DEFAULT = dict(
-    tokenizer_epochs=12, tokenizer_filters=(32, 64), steps=1800, hidden_dim=128, num_layers=4, classifier_epochs=12
+    tokenizer_epochs=10, tokenizer_filters=(32, 64), steps=1680, hidden_dim=128, num_layers=4, classifier_epochs=12
 )
 FULL = dict(
-    tokenizer_epochs=12, tokenizer_filters=(64, 128), steps=12000, hidden_dim=192, num_layers=6, classifier_epochs=3
+    tokenizer_epochs=5, tokenizer_filters=(64, 128), steps=8000, hidden_dim=160, num_layers=5, classifier_epochs=3
 )
 SMOKE = dict(tokenizer_epochs=1, tokenizer_filters=(8, 16), steps=140, hidden_dim=32, num_layers=1, classifier_epochs=1)
 GUIDANCE = ClassifierFreeGuidance(scale=1.5)
