@@ -33,13 +33,15 @@ from keras_mmai.training import keep_freed_memory
 
 DIGITS = np.repeat(np.arange(10), 100)  # 1,000 samples, 100 of each class
 DEFAULT = dict(
-    tokenizer_epochs=10, tokenizer_filters=(32, 64), steps=1680, hidden_dim=128, num_layers=4, classifier_epochs=12
+    tokenizer_epochs=11, tokenizer_filters=(32, 64), steps=1680, hidden_dim=128, num_layers=4, classifier_epochs=12
 )
 FULL = dict(
     tokenizer_epochs=5, tokenizer_filters=(64, 128), steps=8000, hidden_dim=160, num_layers=5, classifier_epochs=3
 )
 SMOKE = dict(tokenizer_epochs=1, tokenizer_filters=(8, 16), steps=140, hidden_dim=32, num_layers=1, classifier_epochs=1)
 GUIDANCE = ClassifierFreeGuidance(scale=1.5)
+# XLA makes the transformer nearly twice as fast; on CPUs Keras turns it on for JAX alone. PyTorch runs as it is.
+XLA = keras.backend.backend() != "torch"
 
 VERBOSE = 1 if sys.stdout.isatty() else 2
 
@@ -77,7 +79,7 @@ def train_transformer(tokenizer, latents, labels, settings, checkpoint):
     epochs = -(-settings["steps"] // len(data))
     # Muon is for the blocks' matrices: what reads in, reads out or modulates stays on Adam
     muon = lambda rate: keras.optimizers.Muon(rate, exclude_layers=["embed", "modulation", "output"])  # noqa: E731
-    model.compile(cosine(muon, 3e-3, epochs * len(data)))
+    model.compile(cosine(muon, 3e-3, epochs * len(data)), jit_compile=XLA)
     history = model.fit(data, epochs=epochs, callbacks=[checkpoint("transformer", data)], verbose=VERBOSE)
     return model, history.history
 
@@ -186,6 +188,7 @@ def main():
 
     with phase("sampling"):
         generator = model.generator(Heun(), num_steps=10, guidance=GUIDANCE)
+        generator.jit_compile = XLA
         samples = generator.generate(labels=DIGITS, seed=args.seed, batch_size=100)
         generator.save(output / "generator.keras")
         np.savez(output / "samples.npz", images=(samples + 1) / 2, labels=DIGITS)

@@ -500,4 +500,4 @@ def test_freed_memory_is_used_again():
         "print(faults[-1] - faults[0])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(result.stdout) < 100  # 64 MiB faulted in nine times again: 16,384 small pages each time, or 32 large ones
+    assert int(result.stdout) < 100  # 64 MiB nine times again: 16,384 small pages each time, or 32 large ones
