@@ -188,7 +188,6 @@ def main():
 
     with phase("sampling"):
         generator = model.generator(Heun(), num_steps=10, guidance=GUIDANCE)
-        generator.jit_compile = XLA
         samples = generator.generate(labels=DIGITS, seed=args.seed, batch_size=100)
         generator.save(output / "generator.keras")
         np.savez(output / "samples.npz", images=(samples + 1) / 2, labels=DIGITS)

@@ -107,6 +107,8 @@ class DiffusionTransformer(TrainingModel):
     def generator(self, sampler=None, num_steps=20, guidance=None, average=0):
         """The `Generator` of this model, with a copy of the network by moving average number `average`.
 
+        It runs with XLA if this model was compiled so (`jit_compile`).
+
         Args:
             sampler, num_steps, guidance: see `Generator`.
             average: int, index into `ema_decays`.
@@ -117,4 +119,7 @@ class DiffusionTransformer(TrainingModel):
         for target, weight in zip(network.trainable_variables, weights):
             target.assign(ops.cast(weight, target.dtype))
         freeze(network)
-        return Generator(network, self.process, self.tokenizer, sampler, num_steps, guidance)
+        generator = Generator(network, self.process, self.tokenizer, sampler, num_steps, guidance)
+        if self.compiled:
+            generator.jit_compile = self.jit_compile
+        return generator

@@ -149,3 +149,10 @@ def test_generator_takes_the_weights_of_the_average_asked_for():
     plain = make()
     for a, b in zip(plain.network.weights, plain.generator().network.weights):
         np.testing.assert_array_equal(ops.convert_to_numpy(a.value), ops.convert_to_numpy(b.value))
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_generator_is_compiled_as_the_model_is(jit_compile):
+    model = make()
+    model.compile("sgd", jit_compile=jit_compile)
+    assert model.generator().jit_compile is jit_compile
