@@ -15,6 +15,7 @@ import os
 import sys
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_mmai.serialization import register
@@ -105,23 +106,40 @@ class TrainingModel(keras.Model):
         return None  # the constructor's arguments are enough: a loaded model builds itself
 
     def build_averages(self):
+        """Starts the averages of what is trainable now. They follow these weights also if some are frozen later."""
+        variables = tuple(self.trainable_variables)
+        self._followed = lambda: variables  # a function, since Keras would save a list of weights twice
         for average in self.averages:
-            average.start(self.trainable_variables)
+            average.start(variables)
 
-    def averaged_weights(self, index=0):
-        """The trainable weights by moving average number `index`, or as they are if there are no averages."""
+    def averaged_weights(self, variables, index=0):
+        """Each of `variables` by moving average number `index`, float32, or as it is if no average follows it."""
         if not self.averages:
-            return list(self.trainable_variables)
+            return list(variables)
         if not 0 <= index < len(self.averages):
             raise ValueError(
                 f"`index` must be one of 0..{len(self.averages) - 1} (ema_decays={self.ema_decays}). "
                 f"Received: index={index}"
             )
-        return list(self.averages[index].average)
+        average_of = dict(zip(map(id, self._followed()), self.averages[index].average))
+        return [average_of.get(id(variable), variable) for variable in variables]
+
+    def assign_averages(self, index=0):
+        """Replaces the weights by moving average number `index`, for good: for use after training."""
+        for variable, average in zip(self._followed(), self.averaged_weights(self._followed(), index)):
+            variable.assign(ops.cast(average, variable.dtype) + 0.0)
 
     def named_losses(self, x, y_pred):
         """Returns {name: loss (b,) or ()} of one batch; their sum, with layers' own losses, is minimised."""
         raise NotImplementedError
+
+    def get_metrics_result(self):
+        """Keras' own, but the mean loss of no finite step at all is NaN and not 0."""
+        logs = super().get_metrics_result()
+        for metric in self.metrics:
+            if metric.name in ("loss", *self.trackers):
+                logs[metric.name] = ops.where(metric.count > 0, logs[metric.name], float("nan"))
+        return logs
 
     def track(self, name, value, weight=1.0):
         """Adds a scalar to the mean shown as `name`; a value that is not finite is left out."""
@@ -143,9 +161,38 @@ class TrainingModel(keras.Model):
             total = total + ops.cast(loss, "float32")
         return total
 
+    def check_values(self, x):
+        """Raises ValueError if the numpy arrays `x` of a batch hold what the model can't take. For subclasses."""
+
+    def fit(self, x=None, *args, **kwargs):
+        self._check_first(x)
+        return super().fit(x, *args, **kwargs)
+
+    def evaluate(self, x=None, *args, **kwargs):
+        self._check_first(x)
+        return super().evaluate(x, *args, **kwargs)
+
+    def _check_first(self, x):
+        """Looks at values, which a compiled step can't: at all of arrays, and at the first batch of a PyDataset."""
+        if isinstance(x, keras.utils.PyDataset):
+            x, _, _ = keras.utils.unpack_x_y_sample_weight(x[0])
+        leaves = keras.tree.flatten(x)
+        if leaves and all(isinstance(leaf, np.ndarray) for leaf in leaves):
+            self.check_values(x)
+
     # The step, once for the three backends: a backend's own part is how it differentiates and where state lives.
 
     def train_step(self, *args):
+        if self._compile_loss is not None:
+            raise ValueError(
+                f"{type(self).__name__} has losses of its own ({', '.join(self.trackers)}): leave `loss` out of "
+                f"`compile`, or override `named_losses`. Received: loss={self.loss!r}"
+            )
+        if not self.trainable_variables:
+            raise ValueError(
+                f"{self.name} has nothing to train: all its weights are frozen. A `DiffusionTransformer` freezes its "
+                "tokenizer; set `trainable = True` to train that again."
+            )
         return {"tensorflow": self._train_tensorflow, "jax": self._train_jax, "torch": self._train_torch}[
             keras.backend.backend()
         ](*args)
@@ -233,7 +280,7 @@ class TrainingModel(keras.Model):
         # a skipped step is no update, nor is one that only accumulates gradients
         moved = updates > check["updates"]
         for average in self.averages:
-            average.update(self.trainable_variables, updates, moved)
+            average.update(self._followed(), updates, moved)
         weight = ops.where(finite, ops.cast(batch_size(x), "float32"), 0.0)
         self._update_loss_tracker(ops.where(finite, loss, 0.0), weight)
         self.gradient_norm.update_state(ops.where(finite, norm, 0.0), sample_weight=weight)
@@ -260,21 +307,24 @@ class TrainingModel(keras.Model):
 
     def _test_jax(self, state, data):
         trainable, non_trainable, metrics = state
-        value_of = {id(v): value for v, value in zip(self.non_trainable_variables, non_trainable)}
-        averaged = trainable
-        if self.averages:
-            averaged = [
-                ops.cast(value_of[id(a)], v.dtype) for a, v in zip(self.averaged_weights(), self.trainable_variables)
-            ]
-        logs, (_, non_trainable, metrics) = super().test_step((averaged, non_trainable, metrics), data)
-        return logs, (trainable, non_trainable, metrics)
+        variables = [*self.trainable_variables, *self.non_trainable_variables]
+        value_of = dict(zip(map(id, variables), [*trainable, *non_trainable]))
+        averaged = [
+            value_of[id(a)] if a is v else ops.cast(value_of[id(a)], v.dtype)
+            for a, v in zip(self.averaged_weights(variables), variables)
+        ]
+        weights, before = averaged[: len(trainable)], averaged[len(trainable) :]
+        logs, (_, after, metrics) = super().test_step((weights, before, metrics), data)
+        after = [value if new is old else new for value, old, new in zip(non_trainable, before, after)]
+        return logs, (trainable, after, metrics)
 
     def _call_averaged(self, x):
         """The forward pass at `training=False` by the first moving average, and the losses that layers added."""
-        variables = self.trainable_variables
-        weights = [ops.cast(a, v.dtype) for a, v in zip(self.averaged_weights(), variables)]
+        weights, before = (
+            [a.value if a is v else ops.cast(a, v.dtype) for a, v in zip(self.averaged_weights(group), group)]
+            for group in (self.trainable_variables, self.non_trainable_variables)
+        )
         state = self.non_trainable_variables
-        before = [v.value for v in state]
         outputs, after, losses = self.stateless_call(weights, before, x, training=False, return_losses=True)
         for variable, old, new in zip(state, before, after):
             if new is not old:  # random state moves on, so that each batch sees its own noise
@@ -301,6 +351,15 @@ def keep_freed_memory():
         arena_max, mmap_threshold, trim_threshold, top_pad = -8, -3, -1, -2  # malloc.h
         for option, value in ((arena_max, 1), (mmap_threshold, 2**30), (trim_threshold, 2**31 - 1), (top_pad, 2**28)):
             mallopt(option, value)
+
+
+def check_signal_values(x, name):
+    """Raises ValueError if the numpy signals `x` are integers, or reach out of [-1, 1]."""
+    if x.dtype.kind != "f":
+        raise ValueError(f"{name} are float in [-1, 1]. Received: {x.dtype}. For 8-bit images: x / 127.5 - 1.")
+    low, high = float(np.min(x, initial=0.0)), float(np.max(x, initial=0.0))
+    if low < -1.001 or high > 1.001:
+        raise ValueError(f"{name} must lie in [-1, 1]. Received: values from {low:g} to {high:g}.")
 
 
 def batch_size(x):

@@ -36,8 +36,8 @@ def make_vae(**kwargs):
     return VAE((8, 8, 1), latent_dim=2, seed=0, **SIZES, **kwargs)
 
 
-def make_dit(num_layers=1, **kwargs):
-    network = DiT((8, 8, 1), patch_size=4, hidden_dim=16, num_layers=num_layers, num_heads=2)
+def make_dit(num_layers=1, num_classes=None, **kwargs):
+    network = DiT((8, 8, 1), patch_size=4, hidden_dim=16, num_layers=num_layers, num_heads=2, num_classes=num_classes)
     return DiffusionTransformer(network, seed=0, **{"ema_decays": (), **kwargs})
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 from small_models import (
+    BACKEND,
     DECAYS,
     MODELS,
     NOISE,
@@ -27,6 +28,7 @@ from small_models import (
 )
 
 from keras_mmai import DiffusionTransformer, DiT
+from keras_mmai.data import ArrayDataset
 from keras_mmai.training import TrainingModel, freeze, gradient_norm
 
 
@@ -90,7 +92,7 @@ def test_a_batch_of_nan_changes_nothing_and_is_counted(trained):
     bad = {**batch, "x": np.full_like(batch["x"], np.nan)}
     logs = model.train_on_batch(bad, return_dict=True)
     assert logs["skipped_steps"] == 1.0
-    assert np.isfinite(list(logs.values())).all()
+    assert all(np.isnan(logs[name]) for name in ("loss", *model.trackers) if name != "commitment")
     # all but the codebook, which is a quotient of its statistics and is rounded again
     exact, rounded = ({k: v for k, v in before.items() if ("quantizer" in k) == q} for q in (False, True))
     assert_same(exact, state(model))
@@ -104,6 +106,33 @@ def test_a_batch_of_nan_changes_nothing_and_is_counted(trained):
     changed = " ".join(name for name in before if not np.array_equal(before[name], after[name]))
     assert all(word in changed for word in ("average_0", "average_1", "iteration", "momentum"))
     assert all(np.isfinite(value).all() for value in after.values())
+
+
+@pytest.mark.parametrize("name", [pytest.param("vqvae", marks=pytest.mark.slow), "dit"])
+def test_a_compiled_step_skips_a_batch_of_nan_too(name):
+    make, batch = MODELS[name]
+    model = make(ema_decays=DECAYS)
+    model.compile(keras.optimizers.Adam(1e-2), jit_compile=BACKEND != "torch")
+    model.train_on_batch(batch)
+    before = state(model)
+    logs = model.train_on_batch({**batch, "x": np.full_like(batch["x"], np.nan)}, return_dict=True)
+    assert logs["skipped_steps"] == 1.0
+    for key, value in state(model).items():
+        np.testing.assert_allclose(value, before[key], rtol=1e-6, atol=1e-6, err_msg=key)
+    model.train_on_batch(batch)
+    after = state(model)
+    changed = " ".join(key for key in before if not np.array_equal(before[key], after[key]))
+    assert all(word in changed for word in ("average_0", "average_1", "iteration", "momentum"))
+
+
+def test_without_one_finite_step_the_losses_are_nan():
+    model = make_dit()
+    compile_eagerly(model, "sgd")
+    bad = {**MODELS["dit"][1], "x": np.full_like(X, np.nan)}
+    history = model.fit(bad, batch_size=ROWS, epochs=2, validation_data=(bad,), verbose=0).history
+    assert history["skipped_steps"] == [1.0, 1.0]
+    for name in ("loss", "diffusion", "val_loss", "val_diffusion"):
+        assert np.isnan(history[name]).all(), name
 
 
 def test_the_means_in_the_progress_bar_leave_skipped_steps_out():
@@ -169,6 +198,37 @@ def test_sample_weight_weighs_examples():
     history = model.fit(batch, np.zeros(ROWS), sample_weight=weight, batch_size=ROWS, verbose=0).history
     assert history["loss"][0] == pytest.approx(np.mean(weight * single), rel=1e-5)
     assert history["loss"][0] != pytest.approx(np.mean(single), rel=1e-3)
+
+
+def test_what_cannot_be_trained_is_an_error():
+    model = make_dit()
+    model.compile("sgd", loss="mse", run_eagerly=True)
+    with pytest.raises(ValueError, match=r"losses of its own \(diffusion\): leave `loss` out.*'mse'"):
+        model.train_on_batch(MODELS["dit"][1])
+    compile_eagerly(model, "sgd")  # without it, all is well
+    model.train_on_batch(MODELS["dit"][1])
+    freeze(model.network)
+    with pytest.raises(ValueError, match=r"nothing to train.*set `trainable = True`"):
+        model.train_on_batch(MODELS["dit"][1])
+
+
+@pytest.mark.parametrize(
+    "make, data, message",
+    [
+        (make_vqvae, {"x": np.full((8, 8, 8, 1), 255, "uint8")}, "float in .* Received: uint8. For 8-bit images"),
+        (make_vae, 255 * X, r"must lie in \[-1, 1\]. Received: values from -25\d.* to 25\d"),
+        (make_dit, 255 * X, r"must lie in \[-1, 1\]"),
+        (make_dit, ArrayDataset(255 * X, ROWS), r"must lie in \[-1, 1\]"),
+        (lambda: make_dit(num_classes=3), {"x": X, "labels": np.arange(8)}, r"must be 0\.\.2. .* from 0 to 7"),
+        (lambda: make_dit(num_classes=3), {"x": X, "labels": np.zeros((8, 1), int)}, r"squeeze .*shape \(8, 1\)"),
+    ],
+)
+def test_values_that_a_compiled_step_cannot_see_are_checked_at_the_door(make, data, message):
+    model = make()
+    model.compile("sgd")
+    for method in (model.fit, model.evaluate):
+        with pytest.raises(ValueError, match=message):
+            method(data, verbose=0)
 
 
 def test_a_subclass_must_name_its_losses():

@@ -19,7 +19,8 @@ and the path from noise to data that keeps the distributions of all x_t is the p
 
     dx/dt = (d alpha/dt) x_hat(x, t) + (d sigma/dt) eps_hat(x, t)     (4)  samplers
 
-so that every prediction works with every schedule and every sampler.
+so that every prediction works with every schedule and every sampler. Where D = 0 (noise prediction at alpha = 0, data
+prediction at sigma = 0) the smallest solution of (1) and (2) takes the place of (3).
 """
 
 from keras_mmai.diffusion.guidance import ClassifierFreeGuidance

@@ -6,9 +6,10 @@ from keras_mmai.diffusion.schedules import FlowLinear, expand_right
 from keras_mmai.diffusion.times import LogitNormalTimes
 from keras_mmai.serialization import Configurable, register
 
-# Below this a determinant is held (with its sign) so that nothing is infinite: FlowLinear's noise prediction at t = 1,
-# data prediction at t = 0. Smaller than any alpha or sigma of the chains at their own steps, so those stay exact.
-_SMALLEST_DETERMINANT = 1e-5
+# Below this determinant the two equations are one told twice (noise prediction where no data is left, data prediction
+# where no noise is): dividing by it would blow up the smallest error of the network. Only the last step of a chain
+# comes so near.
+_SINGULAR = 1e-3
 
 # The row (a, b) of the target y = a x + b eps, equation (2), for every prediction: schedule, t -> a, b of t's shape.
 _ROWS = {
@@ -73,15 +74,23 @@ class GaussianDiffusion(Configurable):
     def split(self, output, x_t, t):
         """What the output says about data and noise: output (b, …), x_t (b, …), t -> x_hat (b, …), eps_hat (b, …).
 
-        Solves equations (1) and (2) for x and eps, equation (3), whatever the prediction is.
+        Solves equations (1) and (2) for x and eps, equation (3), whatever the prediction is. Where they are one
+        equation, the solution is the smallest: what they do not tell is estimated by its mean, zero.
         """
         output, x_t = ops.cast(output, "float32"), ops.cast(x_t, "float32")
         _check_same_shape("The network's output and x_t", output, x_t)
         (alpha, sigma), (a, b) = self._coefficients(x_t, t)
         determinant = alpha * b - sigma * a
-        sign = ops.where(determinant < 0, -1.0, 1.0)
-        determinant = sign * ops.maximum(ops.abs(determinant), _SMALLEST_DETERMINANT)
-        return (b * x_t - sigma * output) / determinant, (alpha * output - a * x_t) / determinant
+        singular = ops.abs(determinant) < _SINGULAR
+        determinant = ops.where(singular, 1.0, determinant)
+        squares = alpha * alpha + sigma * sigma + a * a + b * b  # of a matrix of rank 1, the pseudo-inverse's divisor
+
+        def solve(by_x_t, by_output, transposed_x_t, transposed_output):
+            by_x_t = ops.where(singular, transposed_x_t / squares, by_x_t / determinant)
+            by_output = ops.where(singular, transposed_output / squares, by_output / determinant)
+            return by_x_t * x_t + by_output * output
+
+        return solve(b, -sigma, alpha, a), solve(-a, alpha, sigma, b)
 
     def denoiser(self, network):
         """What a sampler calls: `network` (x_t (b, …), t (b,)) -> output (b, …) as a `Denoiser`."""

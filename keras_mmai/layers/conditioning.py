@@ -94,6 +94,7 @@ class LabelEmbedding(keras.layers.Layer):
         self.built = True
 
     def call(self, labels, training=False):
+        labels = ops.cast(labels, "int32")  # the null class may be beyond the labels' own dtype
         if training and self.dropout > 0.0:
             drop = keras.random.uniform(ops.shape(labels), seed=self.seed_generator) < self.dropout
             labels = ops.where(drop, self.num_classes, labels)

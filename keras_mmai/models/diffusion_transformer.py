@@ -4,9 +4,9 @@ import keras
 from keras import ops
 
 from keras_mmai.diffusion import GaussianDiffusion, stratified
-from keras_mmai.models.generator import Generator
+from keras_mmai.models.generator import Generator, check_labels
 from keras_mmai.serialization import register
-from keras_mmai.training import TrainingModel, freeze
+from keras_mmai.training import TrainingModel, check_signal_values, freeze
 
 
 @register
@@ -25,7 +25,8 @@ class DiffusionTransformer(TrainingModel):
     and validation use the first moving average of the weights. `generator` gives the model that samples.
 
     Args:
-        network: a model `network(x, t, labels, training)`, such as `DiT`, for the shape of what is generated.
+        network: a model such as `DiT`: called as `network(x, t, labels=..., training=...)`, with an attribute
+            `input_shape` (*s, c), that of what is generated, and with a config to be copied by.
         process: a `GaussianDiffusion`; None is flow matching with logit-normal times.
         tokenizer: a trained `Tokenizer` with latents, or None. It is frozen: `tokenizer.trainable` becomes False.
         ema_decays: floats, one moving average of the network's weights each.
@@ -101,6 +102,13 @@ class DiffusionTransformer(TrainingModel):
             )
         return latents
 
+    def check_values(self, x):
+        inputs = x if isinstance(x, dict) else {"x": x}
+        if "x" in inputs:
+            check_signal_values(inputs["x"], "Signals 'x'")
+        if "labels" in inputs and getattr(self.network, "num_classes", None) is not None:
+            check_labels(inputs["labels"], self.network.num_classes)
+
     def named_losses(self, x, y_pred):
         return {"diffusion": self.process.loss(y_pred["output"], y_pred["target"], y_pred["t"])}
 
@@ -114,9 +122,7 @@ class DiffusionTransformer(TrainingModel):
             average: int, index into `ema_decays`.
         """
         network = self.network.__class__.from_config(self.network.get_config())
-        network.set_weights(self.network.get_weights())
-        weights = self.averaged_weights(average)
-        for target, weight in zip(network.trainable_variables, weights):
+        for target, weight in zip(network.variables, self.averaged_weights(self.network.variables, average)):
             target.assign(ops.cast(weight, target.dtype))
         freeze(network)
         generator = Generator(network, self.process, self.tokenizer, sampler, num_steps, guidance)

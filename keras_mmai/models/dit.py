@@ -154,6 +154,8 @@ class DiT(keras.Model):
         else:
             if labels is None:
                 labels = ops.full_like(ops.cast(t, "int32"), self.num_classes)
+            if len(labels.shape) != 1:
+                raise ValueError(f"`labels` must be (b,) integers. Received: shape {tuple(labels.shape)}")
             condition = condition + self.label_embed(labels, training=training)
         for block in self.blocks:
             x = block(x, condition, mask=mask, rotary=rotary)

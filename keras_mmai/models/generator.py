@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mmai.diffusion import Heun, normal, uniform_times
+from keras_mmai.diffusion import GaussianDiffusion, Heun, Sampler, normal, uniform_times
 from keras_mmai.serialization import register
 from keras_mmai.serving import Servable
 
@@ -33,6 +33,9 @@ class Generator(Servable, keras.Model):
             raise ValueError(f"`num_steps` must be at least 1. Received: {num_steps}")
         if guidance is not None and getattr(network, "num_classes", None) is None:
             raise ValueError("Guidance needs a network with classes (num_classes).")
+        for name, value, kind in (("process", process, GaussianDiffusion), ("sampler", sampler, Sampler)):
+            if not isinstance(value, (kind, type(None) if name == "sampler" else kind)):
+                raise ValueError(f"`{name}` must be a `keras_mmai.diffusion.{kind.__name__}`. Received: {value!r}")
         self.network = network
         self.process = process
         self.tokenizer = tokenizer
@@ -109,20 +112,24 @@ class Generator(Servable, keras.Model):
         """
         inputs = {}
         if self.num_classes is not None:
-            labels = np.asarray(self.num_classes if labels is None else labels, dtype="int32")
-            if labels.size and (labels.min() < 0 or labels.max() > self.num_classes):
-                raise ValueError(
-                    f"`labels` must be 0..{self.num_classes - 1}. Received: values from {labels.min()} "
-                    f"to {labels.max()}"
-                )
+            if labels is None:
+                labels = self.num_classes
+            else:
+                check_labels(np.asarray(labels), self.num_classes)
+            labels = np.asarray(labels, "int32")
             if labels.ndim == 0:
-                labels = np.full((num_samples or 1,), labels, "int32")
+                labels = np.full((1 if num_samples is None else num_samples,), labels, "int32")
             if num_samples not in (None, len(labels)):
                 raise ValueError(f"{len(labels)} labels for num_samples={num_samples}.")
             inputs["labels"], num_samples = labels, len(labels)
         elif labels is not None:
             raise ValueError("The network has no classes: leave `labels` out.")
-        inputs["seed"] = np.stack([np.full((num_samples or 1,), seed), np.arange(num_samples or 1)], 1).astype("int32")
+        num_samples = 1 if num_samples is None else num_samples
+        if num_samples < 1:
+            raise ValueError(f"There is nothing to generate: num_samples={num_samples}.")
+        if not -(2**31) <= seed < 2**31:
+            raise ValueError(f"`seed` must fit 32 bits. Received: {seed}")
+        inputs["seed"] = np.stack([np.full((num_samples,), seed), np.arange(num_samples)], 1).astype("int32")
         return np.asarray(self.predict(inputs, batch_size=batch_size, verbose=verbose))
 
     def serving_signatures(self):
@@ -134,3 +141,14 @@ class Generator(Servable, keras.Model):
         if self.tokenizer is not None:
             signatures.update(self.tokenizer.serving_signatures())
         return signatures
+
+
+def check_labels(labels, num_classes):
+    """Raises ValueError unless the numpy array `labels` holds integers 0..num_classes-1, along at most one axis."""
+    if labels.ndim > 1 or labels.dtype.kind not in "iu":
+        raise ValueError(
+            "Labels are integers along one axis (squeeze (b, 1), take the argmax of one-hot vectors). "
+            f"Received: shape {labels.shape}, dtype {labels.dtype}"
+        )
+    if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise ValueError(f"Labels must be 0..{num_classes - 1}. Received: values from {labels.min()} to {labels.max()}")

@@ -1,11 +1,12 @@
 """The contract of every tokenizer: a signal to tokens and back."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_mmai.serialization import register
 from keras_mmai.serving import Servable
-from keras_mmai.training import TrainingModel
+from keras_mmai.training import TrainingModel, check_signal_values
 
 MOMENTUM = 0.99
 
@@ -15,7 +16,7 @@ class Standardize(keras.layers.Layer):
     """Brings each channel to zero mean and unit variance by running statistics of what it saw in training.
 
     Call: x (b, ..., c) to the same shape, float32; `inverse` goes back. The running mean and variance move by
-    `max(1 - 0.99, 9 / (9 + n))` at the n-th training batch; a value that is not finite is left out.
+    max(1 - 0.99, 1 / n) of the difference at the n-th training batch; a value that is not finite is left out.
     """
 
     def build(self, input_shape):
@@ -71,8 +72,11 @@ class Tokenizer(Servable, TrainingModel):
         """Signal to tokens, of the first kind in `self.tokens` unless said otherwise.
 
         Raises:
-            ValueError: on another shape than (b, *input_shape), or a kind of tokens that this tokenizer has not.
+            ValueError: on another shape than (b, *input_shape), integers, numpy values out of [-1, 1], or a kind of
+                tokens that this tokenizer does not have.
         """
+        if isinstance(x, np.ndarray):
+            self.check_values(x)
         kind = tokens or self.tokens[0]
         if kind not in self.tokens:
             raise ValueError(f"{type(self).__name__} gives tokens of the kinds {self.tokens}. Received: {tokens!r}")
@@ -116,12 +120,16 @@ class Tokenizer(Servable, TrainingModel):
 
     def _check_signal(self, x):
         x = ops.convert_to_tensor(x)
-        if tuple(x.shape[1:]) != self.input_shape:
+        dtype = keras.backend.standardize_dtype(x.dtype)
+        if tuple(x.shape[1:]) != self.input_shape or "float" not in dtype:
             raise ValueError(
                 f"{type(self).__name__} takes signals of shape {('b', *self.input_shape)}, channels "
-                f"last, float in [-1, 1]. Received: {tuple(x.shape)}"
+                f"last, float in [-1, 1]. Received: {tuple(x.shape)} {dtype}"
             )
         return ops.cast(x, "float32")
+
+    def check_values(self, x):
+        check_signal_values(signal_of(x), f"Signals of {type(self).__name__}")
 
     def named_losses(self, x, y_pred):
         error = ops.square(y_pred["outputs"] - ops.cast(signal_of(x), "float32"))

@@ -7,7 +7,8 @@ from keras_mmai.layers.quantizers import perplexity
 
 
 class CodeCounts(keras.metrics.Metric):
-    """Counts each code of `update_state(codes)`, int in 0..num_embeddings-1, of any shape."""
+    """Counts the codes of `update_state(codes, sample_weight)`: ints in 0..num_embeddings-1, of any shape, and their
+    weights, of the same shape or None."""
 
     def __init__(self, num_embeddings, name=None, **kwargs):
         super().__init__(name=name, **kwargs)
@@ -16,8 +17,10 @@ class CodeCounts(keras.metrics.Metric):
 
     def update_state(self, codes, sample_weight=None):
         codes = ops.reshape(ops.cast(codes, "int32"), (-1,))
-        ones = ops.ones_like(codes, dtype="float32")
-        self.counts.assign_add(ops.segment_sum(ones, codes, num_segments=self.num_embeddings))
+        weight = ops.ones_like(codes, dtype="float32")
+        if sample_weight is not None:
+            weight = ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
+        self.counts.assign_add(ops.segment_sum(weight, codes, num_segments=self.num_embeddings))
 
     def get_config(self):
         return {**super().get_config(), "num_embeddings": self.num_embeddings}

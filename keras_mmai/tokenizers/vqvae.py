@@ -123,6 +123,7 @@ class VQVAE(Tokenizer):
         total = super().compute_loss(x, y, y_pred, sample_weight, training)
         for name in self.quantizer.loss_names:  # already in the total, by `add_loss`
             self.track(name, y_pred[name][0], batch_size(x))
-        self.perplexity.update_state(y_pred["codes"])
-        self.codes_in_use.update_state(y_pred["codes"])
+        finite = ops.all(ops.isfinite(y_pred["latents"]), axis=-1)  # what is not has code 0, and is no use of it
+        self.perplexity.update_state(y_pred["codes"], finite)
+        self.codes_in_use.update_state(y_pred["codes"], finite)
         return total

@@ -8,6 +8,7 @@ from keras_mmai import diffusion
 VP = diffusion.VPLinear()
 X_1 = np.random.default_rng(1).normal(size=(4, 6)).astype("float32")
 SAMPLERS = [diffusion.Euler(), diffusion.Heun(), diffusion.DDIM(), diffusion.Ancestral(), diffusion.Ancestral(eta=0.5)]
+SCHEDULES = [diffusion.FlowLinear(), diffusion.VPLinear(), diffusion.VPCosine()]
 DETERMINISTIC = [diffusion.Euler(), diffusion.Heun(), diffusion.DDIM(), diffusion.Ancestral(eta=0.0)]
 
 
@@ -117,7 +118,7 @@ def test_order_of_convergence(sampler, order, prediction, gaussian_model, compil
 
 
 @pytest.mark.parametrize("sampler", DETERMINISTIC, ids=repr)
-@pytest.mark.parametrize("schedule", [diffusion.FlowLinear(), diffusion.VPLinear(), diffusion.VPCosine()], ids=repr)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_the_ode_ends_at_its_exact_solution(sampler, schedule, gaussian_model, compiled):
     model = gaussian_model(diffusion.GaussianDiffusion(schedule, "v"))
     coarse, fine = errors(sampler, model, (25, 200), compiled)
@@ -125,15 +126,28 @@ def test_the_ode_ends_at_its_exact_solution(sampler, schedule, gaussian_model, c
 
 
 @pytest.mark.parametrize("sampler", DETERMINISTIC, ids=repr)
-def test_deterministic_samplers_invert(sampler, gaussian_model, compiled):
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+@pytest.mark.parametrize("prediction", ["data", "noise", "velocity", "v"])
+def test_a_network_that_errs_a_little_errs_a_little_in_the_end(prediction, schedule, sampler, gaussian_model):
+    """No prediction divides the network's error by nothing, not even at the ends."""
+    model = gaussian_model(diffusion.GaussianDiffusion(schedule, prediction))
+    error = ops.convert_to_tensor(0.02 * np.random.default_rng(2).normal(size=X_1.shape), "float32")
+    predict = model.process.denoiser(lambda x_t, t: model.network(x_t, t) + error)
+    exact, wrong = (sampler(p, X_1, diffusion.uniform_times(20)) for p in (model.denoiser, predict))
+    assert np.abs(ops.convert_to_numpy(wrong) - ops.convert_to_numpy(exact)).max() < 0.5
+
+
+@pytest.mark.parametrize("sampler", DETERMINISTIC, ids=repr)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_deterministic_samplers_invert(sampler, schedule, gaussian_model, compiled):
     x = np.linspace(-1, 1.5, 12, dtype="float32").reshape(2, 6)
-    predict = gaussian_model(diffusion.GaussianDiffusion()).denoiser
+    predict = gaussian_model(diffusion.GaussianDiffusion(schedule)).denoiser
     there_and_back = compiled(lambda x, times: sampler(predict, sampler(predict, x, ops.flip(times)), times))
     lost = []
-    for num_steps in (10, 40, 160):
+    for num_steps in (8, 24, 72):
         back = there_and_back(ops.convert_to_tensor(x), ops.convert_to_tensor(diffusion.uniform_times(num_steps)))
         lost.append(np.abs(ops.convert_to_numpy(back) - x).max())
-    assert lost[0] > 2 * lost[1] > 4 * lost[2] and lost[2] < 0.03
+    assert lost[0] > 1.8 * lost[1] > 3.2 * lost[2] and lost[2] < 0.12
 
 
 @pytest.mark.parametrize("schedule", [diffusion.FlowLinear(), VP], ids=repr)

@@ -143,7 +143,12 @@ def test_generate():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (dict(labels=[0, 4]), r"must be 0\.\.2. Received: values from 0 to 4"),
+        (dict(labels=[0, 3]), r"must be 0\.\.2. Received: values from 0 to 3"),
+        (dict(labels=[[0], [1]]), r"squeeze \(b, 1\).*shape \(2, 1\)"),
+        (dict(labels=[0.5]), "integers .*float64"),
+        (dict(labels=[]), "integers|nothing to generate"),
+        (dict(num_samples=0), "nothing to generate: num_samples=0"),
+        (dict(num_samples=1, seed=2**32), "fit 32 bits"),
         (dict(labels=-1), r"must be 0\.\.2"),
         (dict(num_samples=3, labels=[0, 1]), "2 labels for num_samples=3"),
     ],
@@ -154,6 +159,10 @@ def test_generate_refuses_wrong_labels(arguments, message):
 
 
 def test_errors_teach():
+    with pytest.raises(ValueError, match=r"`sampler` must be a `keras_mmai.diffusion.Sampler`. Received: 'euler'"):
+        make(sampler="euler")
+    with pytest.raises(ValueError, match=r"`process` must be a `keras_mmai.diffusion.GaussianDiffusion`"):
+        Generator(make_network(), "flow")
     with pytest.raises(ValueError, match=r"at least 1. Received: 0"):
         make(num_steps=0)
     with pytest.raises(ValueError, match="Guidance needs a network with classes"):

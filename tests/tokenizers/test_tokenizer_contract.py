@@ -189,6 +189,12 @@ def test_errors_teach(make):
         for method in (model.encode, model.reconstruct, model):
             with pytest.raises(ValueError, match=shape):
                 method(wrong)
+    with pytest.raises(ValueError, match=r"float in \[-1, 1\]. Received: uint8. For 8-bit images: x / 127.5 - 1"):
+        model.encode(np.zeros((2, 8, 8, 1), "uint8"))
+    with pytest.raises(ValueError, match=r"must lie in \[-1, 1\]. Received: values from 0 to 255"):
+        model.encode(np.full((2, 8, 8, 1), 255.0, "float32"))
+    with pytest.raises(ValueError, match=r"Received: \(2, 8, 8, 1\) int32"):
+        model(ops.zeros((2, 8, 8, 1), "int32"))
     with pytest.raises(ValueError, match=r"gives tokens of the kinds .*'latents'.*Received: 'words'"):
         model.encode(X, tokens="words")
     with pytest.raises(ValueError, match=r"float latents of shape \('b', 4, 4, 4\). Received: \(2, 4, 4, 3\)"):
