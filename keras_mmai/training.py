@@ -183,7 +183,7 @@ class TrainingModel(keras.Model):
     # The step, once for the three backends: a backend's own part is how it differentiates and where state lives.
 
     def train_step(self, *args):
-        if self._compile_loss is not None:
+        if self.loss is not None:
             raise ValueError(
                 f"{type(self).__name__} has losses of its own ({', '.join(self.trackers)}): leave `loss` out of "
                 f"`compile`, or override `named_losses`. Received: loss={self.loss!r}"
