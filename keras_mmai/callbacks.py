@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import warnings
 
 import keras
 import numpy as np
@@ -22,13 +23,14 @@ class Checkpoint(keras.callbacks.Callback):
     any moment leaves one that can be read.
 
     Args:
-        directory: folder of `checkpoint.npz` and `checkpoint.previous.npz`; it is made if need be.
+        directory: folder of `checkpoint.npz` and `checkpoint.previous.npz`; it is made if needed.
         every: int, epochs between two checkpoints; the last epoch is always saved.
         data: the `ArrayDataset` that `fit` is given, or None.
-        resume: bool; False starts anew and replaces what is there.
+        resume: bool; False starts anew and replaces what is there. When it resumes it says so, and the optimizer goes
+            on with its saved state, learning rate included; with no epoch left `fit` trains nothing.
 
     Raises:
-        ValueError: when `fit` starts, if the folder holds something that is no checkpoint, or that of another model.
+        ValueError: when `fit` starts, if the folder holds files that are not checkpoints, or one of another model.
     """
 
     def __init__(self, directory, every=1, data=None, resume=True):
@@ -42,6 +44,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         if self.resume and (epoch := restore(self.model, self.directory)) is not None:
+            print(f"Resuming after epoch {epoch} from {self.directory}")
             if self.data is not None:
                 self.data.epoch = epoch
             self.model._initial_epoch = epoch  # what keras.callbacks.BackupAndRestore sets, too
@@ -70,13 +73,17 @@ def _state(model):
     return {f"{i:05d} {v.path}": v for i, v in enumerate(variables)}
 
 
+def _kind(model):
+    return {"model": type(model).__name__, "optimizer": type(model.optimizer).__name__}
+
+
 def save(model, directory, epoch):
     """Writes the state of `model` after `epoch` epochs to `directory`, atomically."""
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     beside = directory / f"{CURRENT}.writing"
     state = {name: _to_numpy(v) for name, v in _state(model).items()}
-    about = dict(format=FORMAT, epoch=epoch, model=type(model).__name__, backend=keras.backend.backend())
+    about = dict(format=FORMAT, epoch=epoch, **_kind(model))
     with open(beside, "wb") as file:
         np.savez(file, about=np.frombuffer(json.dumps(about).encode(), "uint8"), **state)
         file.flush()
@@ -112,6 +119,8 @@ def restore(model, directory):
             unreadable.append(f"{path}: {error}")
             continue
         _assign(model, about, values, path)
+        if unreadable:
+            warnings.warn(f"{unreadable[0]}. Restored {path} instead.", stacklevel=2)
         return about["epoch"]
     if unreadable:
         raise ValueError(
@@ -135,14 +144,15 @@ def _assign(model, about, values, path):
     state = _state(model)
     ours = [tuple(v.shape) for v in state.values()]
     theirs = [value.shape for value in values.values()]
-    if about["model"] != type(model).__name__ or ours != theirs:
+    kind = {name: about[name] for name in _kind(model)}
+    if kind != _kind(model) or ours != theirs:
         difference = next(
             (
                 f"{a} {v.shape} here, {b} {values[b].shape} there"
                 for (a, v), b in zip(state.items(), values)
                 if tuple(v.shape) != values[b].shape
             ),
-            f"{len(ours)} variables here, {len(theirs)} there",
+            f"{_kind(model)} and {len(ours)} variables here, {kind} and {len(theirs)} there",
         )
         raise ValueError(
             f"{path} is of another model or optimizer ({about['model']}): {difference}. Build and compile "

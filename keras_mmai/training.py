@@ -7,7 +7,7 @@ What it adds to `keras.Model`, whose `fit`, `evaluate` and `predict` stay as the
 * the gradient norm and every named loss in the progress bar.
 
 Losses are computed in `compute_loss`, so that a wrapper that replaces the step (differential privacy, distillation)
-keeps working. This file, `checkpoints/` and `serving.py` are the only places that name a backend.
+keeps working. Besides this file only `serving.py` and `data/mnist.py` name a backend.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ from keras_mmai.serialization import register
 WARM_UP = 10.0
 
 # TensorFlow's usual CPU allocator hands memory back to the system after every step and faults it in again in the next,
-# which took up to half of a training step; this one of its allocators keeps it. It is read at TensorFlow's first op.
+# which takes a large part of a small training step; this one of its allocators keeps it. It is read at TensorFlow's first op.
 os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
 
 
@@ -341,10 +341,10 @@ def freeze(model):
 
 
 def keep_freed_memory():
-    """Makes glibc reuse freed memory instead of returning it to the system, which saves a tenth of a step on CPUs.
+    """Makes glibc reuse freed memory instead of returning it to the system, which makes steps on CPUs faster.
 
-    For the whole process, and best called first: the memory that it once took stays with it. Does nothing elsewhere
-    than on Linux with glibc.
+    For the whole process, and best called first: the memory that it once took stays with it. No effect outside Linux
+    with glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

@@ -41,6 +41,8 @@ def reproducible():
 def shared():
     """The folder of reference numbers and data sets, which a user's checkout does not have."""
     if not SHARED.is_dir():
+        if "KERAS_MMAI_SHARED" in os.environ:
+            pytest.fail(f"KERAS_MMAI_SHARED names no folder: {SHARED}")
         pytest.skip("the reference folder is not here (KERAS_MMAI_SHARED names it)")
     return SHARED
 

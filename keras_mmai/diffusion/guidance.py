@@ -13,13 +13,13 @@ class ClassifierFreeGuidance(Configurable):
     Args:
         scale: 1 = the conditional network alone, above 1 = stronger conditions.
         interval: times (low, high), both included, at which to guide (Kynkäänniemi et al. 2024). Outside, the second
-            half of the batch is really not computed.
+            half of the batch is skipped.
     """
 
     def __init__(self, scale=1.0, interval=(0.0, 1.0)):
         low, high = interval
         if not 0 <= low < high <= 1:
-            raise ValueError(f"interval must be two times 0 <= low < high <= 1, got {interval!r}.")
+            raise ValueError(f"interval must be two times 0 <= low < high <= 1. Received: {interval!r}.")
         self.scale = scale
         self.interval = (low, high)
 
@@ -48,7 +48,7 @@ class ClassifierFreeGuidance(Configurable):
 
         if set(conditions) != set(null_conditions):
             raise ValueError(
-                f"conditions and null_conditions need the same keys, got {sorted(conditions)} and "
+                f"conditions and null_conditions need the same keys. Received: {sorted(conditions)} and "
                 f"{sorted(null_conditions)}."
             )
         t = ops.convert_to_tensor(t, "float32")

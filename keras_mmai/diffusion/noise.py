@@ -42,7 +42,9 @@ def _pairs(seed, count, stream, start):
     """Two uniforms in [0, 1) of 24 bits per counter: seed int32 (b, 2) -> two (b, count) float32."""
     seed = ops.convert_to_tensor(seed, "int32")
     if len(seed.shape) != 2 or seed.shape[1] != 2:
-        raise ValueError(f"seed must be int32 of shape (b, 2), one row per example; got shape {tuple(seed.shape)}.")
+        raise ValueError(
+            f"seed must be int32 of shape (b, 2), one row per example. Received: shape {tuple(seed.shape)}."
+        )
     counter = ops.convert_to_tensor(np.arange(start, start + count, dtype="int32")[None])
     stream = ops.zeros_like(counter) + ops.cast(stream, "int32")
     words = threefry_2x32(seed[:, :1], seed[:, 1:], counter, stream)

@@ -23,7 +23,7 @@ _ROWS = {
 def _check_same_shape(what, a, b):
     sizes = zip(a.shape, b.shape)
     if len(a.shape) != len(b.shape) or any(m != n and None not in (m, n) for m, n in sizes):
-        raise ValueError(f"{what} must have the same shape, got {tuple(a.shape)} and {tuple(b.shape)}.")
+        raise ValueError(f"{what} must have the same shape. Received: {tuple(a.shape)} and {tuple(b.shape)}.")
 
 
 @register
@@ -42,7 +42,7 @@ class GaussianDiffusion(Configurable):
 
     def __init__(self, schedule=None, prediction="velocity", times=None):
         if prediction not in _ROWS:
-            raise ValueError(f"prediction must be one of {sorted(_ROWS)}, got {prediction!r}.")
+            raise ValueError(f"prediction must be one of {sorted(_ROWS)}. Received: {prediction!r}.")
         self.schedule = FlowLinear() if schedule is None else schedule
         self.prediction = prediction
         self.times = LogitNormalTimes() if times is None else times

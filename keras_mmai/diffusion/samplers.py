@@ -52,12 +52,12 @@ class Sampler(Configurable):
         times = ops.convert_to_tensor(times, "float32")
         if len(times.shape) != 1 or (times.shape[0] is not None and times.shape[0] < 2):
             raise ValueError(
-                f"times must be one axis of at least 2 points, such as uniform_times(50); got {tuple(times.shape)}."
+                f"times must be one axis of at least 2 points, such as uniform_times(50). Received: {tuple(times.shape)}."
             )
         if self.stochastic and not callable(noise):
             raise ValueError(
                 f"{self} draws noise at every step: pass noise=lambda i: a unit Gaussian of x's shape, such as "
-                f"normal(seed, shape, stream=i). Got noise={noise!r}."
+                f"normal(seed, shape, stream=i). Received: noise={noise!r}."
             )
         return ops.cast(x, "float32"), times
 
@@ -111,7 +111,7 @@ class Ancestral(Sampler):
 
     def __init__(self, eta=1.0):
         if not 0 <= eta <= 1:
-            raise ValueError(f"eta must be in [0, 1], got {eta}.")
+            raise ValueError(f"eta must be in [0, 1]. Received: {eta}.")
         self.eta = eta
 
     @property

@@ -23,7 +23,9 @@ def expand_right(values, x):
 def linear_betas(num_steps=1000):
     """Linear variances of Ho et al. 2020, section 4, stretched to any number of steps. -> (num_steps,) in (0, 1)."""
     if num_steps <= 20:
-        raise ValueError(f"linear_betas needs num_steps > 20 (the last beta is 20 / num_steps < 1), got {num_steps}.")
+        raise ValueError(
+            f"linear_betas needs num_steps > 20 (the last beta is 20 / num_steps < 1). Received: {num_steps}."
+        )
     return np.linspace(1e-4, 0.02, num_steps, dtype="float64") * (1000 / num_steps)
 
 

@@ -48,7 +48,7 @@ class LogitNormalTimes(Times):
 
     def __init__(self, mean=0.0, std=1.0):
         if std <= 0:
-            raise ValueError(f"LogitNormalTimes needs std > 0, got {std}.")
+            raise ValueError(f"LogitNormalTimes needs std > 0. Received: {std}.")
         self.mean = mean
         self.std = std
 

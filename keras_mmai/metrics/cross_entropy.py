@@ -12,12 +12,12 @@ import numpy as np
 CLIP = 1e-7  # Keras's epsilon: a confident mistake costs 16.1 nats, not infinity.
 
 
-def binary_cross_entropy(images, targets):
+def binary_cross_entropy(targets, images):
     """The mean of H(targets, images), eq. (1).
 
     Args:
-        images: predicted, any shape, in [0, 1]; clipped to [1e-7, 1 - 1e-7].
-        targets: the true ones, same shape, in [0, 1].
+        targets: the true images, any shape, in [0, 1].
+        images: the predicted ones, same shape, in [0, 1]; clipped to [1e-7, 1 - 1e-7].
 
     Returns:
         A float in nats per pixel, at least `bernoulli_floor(targets)`.

@@ -109,5 +109,5 @@ def test_config_round_trip():
 def test_errors_teach():
     with pytest.raises(ValueError, match="0 <= low < high <= 1"):
         diffusion.ClassifierFreeGuidance(2.0, (0.8, 0.2))
-    with pytest.raises(ValueError, match=r"same keys, got \['label', 'scale'\] and \['label'\]"):
+    with pytest.raises(ValueError, match=r"same keys. Received: \['label', 'scale'\] and \['label'\]"):
         diffusion.ClassifierFreeGuidance(2.0)(network, X, 0.5, LABELS, {"label": NULLS["label"]})

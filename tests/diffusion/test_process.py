@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from keras import ops
 
+from examples import SCHEDULES
 from keras_mmai import diffusion
 
 PREDICTIONS = ["data", "noise", "velocity", "v"]
-SCHEDULES = [diffusion.FlowLinear(), diffusion.VPLinear(), diffusion.VPCosine()]
 X, NOISE = np.random.default_rng(0).normal(size=(2, 5, 4, 3)).astype("float32")
 T = np.array([0.02, 0.25, 0.5, 0.75, 0.98], "float32")
 
@@ -93,10 +93,10 @@ def test_config_round_trip():
 
 
 def test_errors_teach():
-    with pytest.raises(ValueError, match=r"one of .*'data', 'noise', 'v', 'velocity'.* got 'epsilon'"):
+    with pytest.raises(ValueError, match=r"one of .*'data', 'noise', 'v', 'velocity'.* Received: 'epsilon'"):
         diffusion.GaussianDiffusion(prediction="epsilon")
     process = diffusion.GaussianDiffusion()
-    with pytest.raises(ValueError, match=r"data x and its noise must have the same shape, got \(5, 4, 3\) and"):
+    with pytest.raises(ValueError, match=r"data x and its noise must have the same shape. Received: \(5, 4, 3\) and"):
         process.corrupt(X, T, NOISE[..., :2])
     with pytest.raises(ValueError, match=r"output and x_t must have the same shape"):
         process.split(np.concatenate([X, X], -1), X, T)

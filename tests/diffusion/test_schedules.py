@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 from keras import ops
 
+from examples import SCHEDULES
 from keras_mmai import diffusion
 
 CHAINS = {"linear": diffusion.linear_betas, "squaredcos_cap_v2": diffusion.cosine_betas}
 CONTINUOUS = {diffusion.VPLinear: diffusion.linear_betas, diffusion.VPCosine: diffusion.cosine_betas}
-SCHEDULES = [diffusion.FlowLinear(), diffusion.VPLinear(), diffusion.VPCosine()]
 
 
 def numpy(*tensors):
@@ -101,8 +101,3 @@ def test_nothing_is_infinite_on_the_closed_interval(schedule):
     t = np.array([0.0, 1e-8, 0.5, 1.0], "float32")
     for value in numpy(*schedule(t), *schedule.derivative(t), *schedule(0.0), *schedule.derivative(1.0)):
         assert np.isfinite(value).all()
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
-def test_config_round_trip(schedule):
-    assert type(schedule).from_config(schedule.get_config()) == schedule

@@ -60,15 +60,20 @@ def test_the_mask_goes_on_to_the_next_layer():
     np.testing.assert_array_equal(ops.convert_to_numpy(output._keras_mask), ops.convert_to_numpy(mask))
 
 
-def test_attention_against_numpy(forward):
-    layer = layers.SelfAttention(2)
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_attention_against_numpy(qk_norm, forward):
+    layer = layers.SelfAttention(2, qk_norm=qk_norm)
     layer.build((None, 6, 8))
     fill(layer)
-    kernel, bias, out, out_bias = (v.astype("float64") for v in layer.get_weights())
+    kernel, bias, out, out_bias, *scales = (v.astype("float64") for v in layer.get_weights())
+
+    def normalise(x, i):  # over the four channels of a head
+        return x / np.sqrt(np.mean(x**2, -1, keepdims=True) + 1e-6) * scales[i] if qk_norm else x
+
     q, k, v = np.split(X @ kernel + bias, 3, axis=-1)
     heads = []
     for part in (slice(0, 4), slice(4, 8)):
-        scores = np.exp(q[..., part] @ np.swapaxes(k[..., part], 1, 2) / 2)  # sqrt(4)
+        scores = np.exp(normalise(q[..., part], 0) @ np.swapaxes(normalise(k[..., part], 1), 1, 2) / 2)  # sqrt(4)
         heads.append(scores / scores.sum(-1, keepdims=True) @ v[..., part])
     expected = np.concatenate(heads, axis=-1) @ out + out_bias
     np.testing.assert_allclose(forward(layer, {"x": X}), expected, atol=1e-5)

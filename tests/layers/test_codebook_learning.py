@@ -31,7 +31,7 @@ def test_moving_averages_of_equation_5(distance, compiled):
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("initialization", ["batch", "uniform"])
+@pytest.mark.parametrize("initialization", ["batch", "kmeans", "uniform"])
 def test_codes_times_counts_are_the_sums(distance, initialization, compiled):
     layer = layers.VectorQuantizer(16, 4, distance=distance, initialization=initialization, decay=0.9, seed=0)
     layer.build((None, 4))
