@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_mmai import DiffusionTransformer, DiT, callbacks
+from keras_mmai import VQVAE, DiffusionTransformer, DiT, callbacks
 from keras_mmai.callbacks import CURRENT, PREVIOUS, Checkpoint, restore, save
 from keras_mmai.data import ArrayDataset
+from keras_mmai.layers import VectorQuantizer
 from keras_mmai.training import TrainingModel
 
 X = np.random.RandomState(0).uniform(-1, 1, size=(24, 4, 1)).astype("float32")
@@ -91,17 +92,27 @@ def test_a_resumed_training_equals_the_uninterrupted_one(tmp_path):
     assert any((a != b).any() for a, b in zip(state(make()), state(resumed)))
 
 
-@pytest.mark.slow
-def test_a_resumed_diffusion_transformer_equals_the_uninterrupted_one(tmp_path):
-    def make_dit():
-        network = DiT((4, 1), patch_size=2, hidden_dim=16, num_layers=1, num_heads=2)
-        model = DiffusionTransformer(network, ema_decays=(0.9,), seed=0)
-        model.compile(keras.optimizers.AdamW(1e-2))
-        return model
+def make_dit():
+    network = DiT((4, 1), patch_size=2, hidden_dim=16, num_layers=1, num_heads=2)
+    model = DiffusionTransformer(network, ema_decays=(0.9,), seed=0)
+    model.compile(keras.optimizers.AdamW(1e-2))
+    return model
 
-    whole, _ = train(tmp_path / "whole", 3, make_dit)
-    train(tmp_path / "parts", 2, make_dit)
-    resumed, _ = train(tmp_path / "parts", 3, make_dit)
+
+def make_vqvae():
+    """With codes that are revived, from latents drawn at random."""
+    quantizer = VectorQuantizer(16, 2, decay=0.5, revival_threshold=0.9)
+    model = VQVAE((4, 1), filters=(4,), num_residual_layers=1, residual_filters=4, quantizer=quantizer)
+    model.compile(keras.optimizers.Adam(1e-2))
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [make_dit, make_vqvae])
+def test_a_resumed_model_equals_the_uninterrupted_one(make, tmp_path):
+    whole, _ = train(tmp_path / "whole", 3, make)
+    train(tmp_path / "parts", 2, make)
+    resumed, _ = train(tmp_path / "parts", 3, make)
     assert_equal(state(whole), state(resumed))
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_mmai import VAE, VQVAE, DiT, Generator
-from keras_mmai.diffusion import ClassifierFreeGuidance, Euler, GaussianDiffusion
+from keras_mmai.diffusion import Ancestral, ClassifierFreeGuidance, Euler, GaussianDiffusion, Heun
 from keras_mmai.layers import VectorQuantizer
 from keras_mmai.serving import Servable, warm_up_request
 
@@ -241,6 +241,32 @@ def test_a_bare_tokenizer_is_served_too(make, tmp_path, capsys):
     found = dict(map(parse_warm_up, records(folder / "assets.extra" / "tf_serving_warmup_requests")))
     kind = (INT32, [1, 4, 4]) if model.vocabulary else (FLOAT, [1, 4, 4, 2])
     assert found["decode"] == {"tokens": kind} and set(found) == {"encode", "decode", "reconstruct"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "num_classes, sampler, guidance",
+    [(2, Heun(), ClassifierFreeGuidance(2.0, (0.2, 0.8))), (None, Ancestral(), None)],
+    ids=["interval", "stochastic"],
+)
+def test_every_kind_of_sampling_is_served(num_classes, sampler, guidance, tmp_path):
+    """Pixels; the second evaluation and the interval are branches of the graph, the noise of a step is drawn in it."""
+    network = DiT((8, 8, 1), patch_size=4, hidden_dim=16, num_layers=1, num_heads=2, num_classes=num_classes)
+    for i, variable in enumerate(network.trainable_variables):
+        variable.assign(0.3 * keras.random.normal(variable.shape, seed=i))
+    model = Generator(network, GaussianDiffusion(), None, sampler, num_steps=4, guidance=guidance)
+    folder = model.export(tmp_path / "served", verbose=False)
+    requests = {"seed": SEEDS} if num_classes is None else {"seed": SEEDS, "labels": LABELS}
+    np.savez(tmp_path / "in.npz", **requests)
+    code = (
+        "import sys, numpy as np, tensorflow as tf\n"
+        "generate = tf.saved_model.load(sys.argv[1]).signatures['generate']\n"
+        "x = generate(**{key: tf.constant(value) for key, value in np.load(sys.argv[2]).items()})['x']\n"
+        "np.save(sys.argv[3], x.numpy())"
+    )
+    command = [sys.executable, "-c", code, folder, tmp_path / "in.npz", tmp_path / "out.npy"]
+    subprocess.run(command, check=True, capture_output=True)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), model.predict(requests, verbose=0), atol=1e-5)
 
 
 @pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow exports in this process")

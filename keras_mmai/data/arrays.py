@@ -10,7 +10,9 @@ import numpy as np
 
 
 class ArrayDataset(keras.utils.PyDataset):
-    """Batches of arrays held in memory, for `fit`, `evaluate` and `predict` on every backend.
+    """Batches of arrays held in memory, for `fit` on every backend.
+
+    For `evaluate` and `predict` give `shuffle=False, drop_remainder=False`: the rows in their order, and all of them.
 
     Resuming after k epochs: set `dataset.epoch = k` and call `fit(dataset, initial_epoch=k, ...)`.
 

@@ -52,7 +52,7 @@ class Sampler(Configurable):
         times = ops.convert_to_tensor(times, "float32")
         if len(times.shape) != 1 or (times.shape[0] is not None and times.shape[0] < 2):
             raise ValueError(
-                f"times must be one axis of at least 2 points, such as uniform_times(50). Received: {tuple(times.shape)}"
+                f"times must be one axis of at least 2 points, such as uniform_times(50). Received: {times.shape}"
             )
         if self.stochastic and not callable(noise):
             raise ValueError(

@@ -21,8 +21,12 @@ class DiffusionTransformer(TrainingModel):
     * "t" (b,) and "noise" (like the latents), if they are to be given; else they are drawn, one time from each of b
       equal strata of the process's distribution.
 
-    An array alone is "x". The named loss is "diffusion", the mean squared error of the process's target. `evaluate`
-    and validation use the first moving average of the weights. `generator` gives the model that samples.
+    An array alone is "x". Of arrays the ranges are checked by `fit` and `evaluate`, of a PyDataset those of the first
+    batch. Keras drops a `sample_weight` that comes without a `y`: give any y with it.
+
+    The named loss is "diffusion", the mean squared error of the process's target. `evaluate` and validation use the
+    first moving average of the weights, on noise that is new in every batch: give "t" and "noise" for a validation loss
+    that training can be stopped by. `generator` gives the model that samples.
 
     Args:
         network: a model such as `DiT`: called as `network(x, t, labels=..., training=...)`, with an attribute
