@@ -36,12 +36,15 @@ class Sampler(Configurable):
         return ops.fori_loop(0, num_steps, lambda i, x: self._advance(predict, x, times, noise, i), x)
 
     def trajectory(self, predict, x, times, noise=None):
-        """The same, keeping every state: -> (n + 1, b, …), for pictures. A Python loop: not to be compiled."""
+        """The same, keeping every state: -> (n + 1, b, …), for pictures."""
         x, times = self._check(x, times, noise)
-        states = [x]
-        for i in range(times.shape[0] - 1):
-            states.append(self._advance(predict, states[-1], times, noise, i))
-        return ops.stack(states)
+
+        def advance(x, i):
+            x = self._advance(predict, x, times, noise, i)
+            return x, x
+
+        _, states = ops.scan(advance, x, ops.arange(ops.shape(times)[0] - 1))
+        return ops.concatenate([x[None], states])
 
     def _advance(self, predict, x, times, noise, i):
         i = ops.convert_to_tensor(i, "int32")
