@@ -38,7 +38,7 @@ DEFAULT = dict(
     steps=1680,
     hidden_dim=128,
     num_layers=4,
-    guidance=1.5,
+    guidance=1.4,
     classifier_epochs=12,
 )
 FULL = dict(
