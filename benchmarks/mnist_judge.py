@@ -22,7 +22,7 @@ import numpy as np
 from keras_mmai import metrics
 from keras_mmai.data import load_mnist
 
-EPOCHS, BATCH = 4, 128
+EPOCHS, BATCH = 3, 128
 
 
 def classifier():
