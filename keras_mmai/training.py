@@ -127,7 +127,7 @@ class TrainingModel(keras.Model):
     def assign_averages(self, index=0):
         """Replaces the weights by moving average number `index`, for good: for use after training."""
         for variable, average in zip(self._followed(), self.averaged_weights(self._followed(), index)):
-            variable.assign(ops.cast(average, variable.dtype) + 0.0)
+            variable.assign(ops.copy(ops.cast(average, variable.dtype)))
 
     def named_losses(self, x, y_pred):
         """Returns {name: loss (b,) or ()} of one batch; their sum, with layers' own losses, is minimised."""
@@ -139,6 +139,7 @@ class TrainingModel(keras.Model):
         for metric in self.metrics:
             if metric.name in ("loss", *self.trackers):
                 logs[metric.name] = ops.where(metric.count > 0, logs[metric.name], float("nan"))
+        logs["skipped_steps"] = logs["skipped_steps"] + 0.0  # on PyTorch the variable itself, which validation resets
         return logs
 
     def track(self, name, value, weight=1.0):

@@ -45,7 +45,7 @@ def test_mnist_latent_diffusion(tmp_path):
     assert set(report["seconds"]) == {*PHASES, "total"}
     assert set(report["versions"]) == {"python", "keras", "keras_mmai", "numpy", report["backend"]}
     assert report["served_against_predict"] < 1e-5
-    assert report["test_mse"] < 0.055  # the mean digit gives .067
+    assert report["test_mse"] < 0.064  # the mean digit gives .067
     assert 0 < report["test_cross_entropy_above_floor"] < 0.3
     assert 0.8 < report["classifier_accuracy_on_real_test_digits"] <= 1
     assert 0 < report["fd_real_to_test"] < report["fd_samples_to_test"] < np.inf

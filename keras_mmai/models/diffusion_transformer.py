@@ -127,7 +127,7 @@ class DiffusionTransformer(TrainingModel):
         """
         network = self.network.__class__.from_config(self.network.get_config())
         for target, weight in zip(network.variables, self.averaged_weights(self.network.variables, average)):
-            target.assign(ops.cast(weight, target.dtype))
+            target.assign(ops.copy(ops.cast(weight, target.dtype)))  # an alias breaks buffer donation on JAX
         freeze(network)
         generator = Generator(network, self.process, self.tokenizer, sampler, num_steps, guidance)
         if self.compiled:

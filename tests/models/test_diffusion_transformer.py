@@ -156,3 +156,13 @@ def test_generator_is_compiled_as_the_model_is(jit_compile):
     model = make()
     model.compile("sgd", jit_compile=jit_compile)
     assert model.generator().jit_compile is jit_compile
+
+
+def test_a_model_trains_on_after_it_gave_a_generator():
+    """JAX donates the buffers of a step: the generator may not hold the model's."""
+    model = make(ema_decays=(0.5,))
+    model.compile("sgd")
+    model.train_on_batch({"x": X})
+    generator = model.generator(num_steps=1)
+    model.train_on_batch({"x": X})
+    assert np.isfinite(generator.generate(2)).all()
