@@ -29,7 +29,7 @@ from keras_mmai.callbacks import Checkpoint
 from keras_mmai.data import ArrayDataset, load_mnist
 from keras_mmai.diffusion import ClassifierFreeGuidance, Heun
 from keras_mmai.layers import VectorQuantizer
-from keras_mmai.training import keep_freed_memory
+from keras_mmai.memory import keep_freed_memory
 
 DIGITS = np.repeat(np.arange(10), 100)  # 1,000 samples, 100 of each class
 DEFAULT = dict(

@@ -5,7 +5,7 @@ weights), and the models, which are here at the top. Around them `data`, `metric
 `checkpoints`.
 """
 
-from keras_mmai import callbacks, checkpoints, data, diffusion, layers, metrics, tokenizers, visualization
+from keras_mmai import callbacks, checkpoints, data, diffusion, layers, memory, metrics, tokenizers, visualization
 from keras_mmai.models import DiffusionTransformer, DiT, Generator
 from keras_mmai.tokenizers import VAE, VQVAE
 from keras_mmai.version import __version__
@@ -22,6 +22,7 @@ __all__ = [
     "data",
     "diffusion",
     "layers",
+    "memory",
     "metrics",
     "tokenizers",
     "visualization",

@@ -144,7 +144,7 @@ def _assign(model, about, values, path):
     state = _state(model)
     ours = [tuple(v.shape) for v in state.values()]
     theirs = [value.shape for value in values.values()]
-    kind = {name: about[name] for name in _kind(model)}
+    kind = {name: about.get(name) for name in _kind(model)}
     if kind != _kind(model) or ours != theirs:
         difference = next(
             (

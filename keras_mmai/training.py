@@ -10,68 +10,11 @@ Losses are computed in `compute_loss`, so that a wrapper that replaces the step 
 keeps working. Besides this file only `serving.py` and `data/mnist.py` name a backend.
 """
 
-import ctypes
-import os
-import sys
-
 import keras
 import numpy as np
 from keras import ops
 
-from keras_mmai.serialization import register
-
-WARM_UP = 10.0
-
-# TensorFlow's usual CPU allocator hands memory back to the system after every step and faults it in again in the next,
-# which takes a large part of a small step; this one of its allocators keeps it. It is read at TensorFlow's first op.
-os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
-
-
-@register
-class WeightAverage(keras.layers.Layer):
-    """An exponential moving average of a list of variables, kept in float32 whatever their dtype.
-
-    `average <- average + (1 - d) (weight - average)`, with `d = min(decay, (1 + n) / (10 + n))` after n updates, so
-    that a short training is not held back by its initial weights.
-
-    Args:
-        decay: float in (0, 1).
-    """
-
-    def __init__(self, decay, **kwargs):
-        super().__init__(**kwargs)
-        if not 0.0 < decay < 1.0:
-            raise ValueError(f"`decay` must lie strictly between 0 and 1. Received: decay={decay}")
-        self.decay = decay
-
-    def start(self, variables):
-        """Creates the averages, equal to what `variables` are now."""
-        self.average = [
-            self.add_weight(
-                shape=variable.shape,
-                initializer="zeros",
-                trainable=False,
-                autocast=False,
-                dtype="float32",
-                name=f"average_{i}",
-            )
-            for i, variable in enumerate(variables)
-        ]
-        self.built = True
-        self.reset(variables)
-
-    def reset(self, variables):
-        """Starts again from the values that `variables` have now."""
-        for average, variable in zip(self.average, variables):
-            average.assign(ops.cast(variable, "float32") + 0.0)  # a copy: an alias breaks buffer donation on JAX
-
-    def update(self, variables, num_updates, active):
-        """One step towards `variables`; none where the boolean scalar `active` is false."""
-        n = ops.cast(num_updates, "float32")
-        rate = 1.0 - ops.minimum(self.decay, (1.0 + n) / (WARM_UP + n))
-        rate = ops.where(active, rate, 0.0)
-        for average, variable in zip(self.average, variables):
-            average.assign_add(rate * (ops.cast(variable, "float32") - average))
+from keras_mmai.averages import WeightAverage
 
 
 def gradient_norm(gradients):
@@ -339,19 +282,6 @@ def freeze(model):
     # loads with the flag down and its layers still trainable.
     model.trainable = True
     model.trainable = False
-
-
-def keep_freed_memory():
-    """Makes glibc reuse freed memory instead of returning it to the system, which makes steps on CPUs faster.
-
-    For the whole process, and best called first: the memory that it once took stays with it. No effect outside Linux
-    with glibc.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        arena_max, mmap_threshold, trim_threshold, top_pad = -8, -3, -1, -2  # malloc.h
-        for option, value in ((arena_max, 1), (mmap_threshold, 2**30), (trim_threshold, 2**31 - 1), (top_pad, 2**28)):
-            mallopt(option, value)
 
 
 def check_signal_values(x, name):

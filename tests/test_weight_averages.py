@@ -17,7 +17,7 @@ from small_models import (
     weights_of,
 )
 
-from keras_mmai.training import WeightAverage
+from keras_mmai.averages import WeightAverage
 
 
 def numpy_average(start, steps, decay):

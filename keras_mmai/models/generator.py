@@ -33,13 +33,14 @@ class Generator(Servable, keras.Model):
             raise ValueError(f"`num_steps` must be at least 1. Received: {num_steps}")
         if guidance is not None and getattr(network, "num_classes", None) is None:
             raise ValueError("Guidance needs a network with classes (num_classes).")
+        sampler = Heun() if sampler is None else sampler
         for name, value, kind in (("process", process, GaussianDiffusion), ("sampler", sampler, Sampler)):
-            if not isinstance(value, (kind, type(None) if name == "sampler" else kind)):
+            if not isinstance(value, kind):
                 raise ValueError(f"`{name}` must be a `keras_mmai.diffusion.{kind.__name__}`. Received: {value!r}")
         self.network = network
         self.process = process
         self.tokenizer = tokenizer
-        self.sampler = Heun() if sampler is None else sampler
+        self.sampler = sampler
         self.num_steps = num_steps
         self.guidance = guidance
         self.latent_shape = tuple(network.input_shape)
