@@ -30,6 +30,33 @@ def test_moving_averages_of_equation_5(distance, compiled):
         np.testing.assert_allclose(layer.codes, codes, atol=1e-5)
 
 
+def test_sonnets_moving_averages(compiled):
+    """Sonnet's `VectorQuantizerEMA` debiases averages that begin at zero, and smooths its counts: from N = M = 0 the
+    debiasing cancels in M / N, so the codes in use are equal. Sonnet's codes without use become zero; ours stay."""
+    layer, decay, k, n = quantizer(k=16, decay=0.9), 0.9, 16, 12
+    before, codes = numbers(layer.codes).copy(), numbers(layer.codes).astype("float64")
+    layer.counts.assign(np.zeros(k))
+    layer.shift.assign(np.zeros((k, 4)))
+    step = compiled(layer, training=True)
+    hidden_counts, hidden_sums = np.zeros(k), np.zeros((k, 4))
+    for t in range(1, 6):
+        z = normal(n, 4, seed=t)
+        index, _, losses = reference(z, np.where(hidden_counts[:, None] > 0, codes, before), 0.25, np.ones(n, bool))
+        output = step({"z": z})
+        np.testing.assert_array_equal(numbers(output["codes"]), index)
+        np.testing.assert_allclose(output["losses"]["commitment"], losses["commitment"], rtol=1e-4)
+        one_hot = np.eye(k)[index]
+        hidden_counts = decay * hidden_counts + (1 - decay) * one_hot.sum(0)
+        hidden_sums = decay * hidden_sums + (1 - decay) * one_hot.T @ z
+        counts, sums = (hidden / (1 - decay**t) for hidden in (hidden_counts, hidden_sums))
+        counts = (counts + 1e-5) / (n + k * 1e-5) * n
+        codes = sums / counts[:, None]
+        used = hidden_counts > 0
+        np.testing.assert_allclose(numbers(layer.codes)[used], codes[used], rtol=1e-3, atol=1e-5)
+        np.testing.assert_array_equal(numbers(layer.codes)[~used], before[~used])
+    assert 0 < used.sum() < k
+
+
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("initialization", ["batch", "kmeans", "uniform"])
 def test_codes_times_counts_are_the_sums(distance, initialization, compiled):
