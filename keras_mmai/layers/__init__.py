@@ -7,7 +7,16 @@ from keras_mmai.layers.dit import DiTBlock, DiTOutput, Modulation
 from keras_mmai.layers.feed_forward import FeedForward, SwiGLU
 from keras_mmai.layers.patches import PatchEmbed, patchify, unpatchify
 from keras_mmai.layers.positions import apply_rotary, rotary_tables, sincos_positions
-from keras_mmai.layers.quantizers import VectorQuantizer, nearest_code
+from keras_mmai.layers.quantizers import (
+    FiniteScalarQuantizer,
+    GroupedQuantizer,
+    LookupFreeQuantizer,
+    ResidualQuantizer,
+    SimVQ,
+    VectorQuantizer,
+    nearest_code,
+    perplexity,
+)
 
 __all__ = [
     "ConvDecoder",
@@ -15,17 +24,23 @@ __all__ = [
     "DiTBlock",
     "DiTOutput",
     "FeedForward",
+    "FiniteScalarQuantizer",
+    "GroupedQuantizer",
     "LabelEmbedding",
+    "LookupFreeQuantizer",
     "Modulation",
     "PatchEmbed",
+    "ResidualQuantizer",
     "ResidualStack",
     "SelfAttention",
+    "SimVQ",
     "SwiGLU",
     "TimestepEmbedding",
     "VectorQuantizer",
     "apply_rotary",
     "nearest_code",
     "patchify",
+    "perplexity",
     "rotary_tables",
     "sincos_positions",
     "timestep_embedding",

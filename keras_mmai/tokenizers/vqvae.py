@@ -72,16 +72,17 @@ class VQVAE(Tokenizer):
         self.quantizer = quantizer
         self.data_variance = data_variance
         self.vocabulary = quantizer.vocabulary
-        self.token_shape = token_grid(input_shape, filters)
-        self.latent_shape = (*self.token_shape, quantizer.embedding_dim)
+        grid = token_grid(input_shape, filters)
+        self.token_shape = (*grid, *quantizer.code_shape)
+        self.latent_shape = (*grid, quantizer.embedding_dim)
         sizes = dict(
             num_residual_layers=num_residual_layers, residual_filters=residual_filters, dtype=self.dtype_policy
         )
         self.encoder = ConvEncoder(filters, quantizer.embedding_dim, name="encoder", **sizes)
         self.decoder = ConvDecoder(filters, input_shape[-1], name="decoder", **sizes)
         self.standardize = Standardize(name="standardize", dtype="float32")
-        self.perplexity = Perplexity(self.vocabulary)
-        self.codes_in_use = CodesInUse(self.vocabulary)
+        self.perplexity = Perplexity(self.vocabulary, quantizer.code_shape)
+        self.codes_in_use = CodesInUse(self.vocabulary, quantizer.code_shape)
         self.build()
 
     def build(self, input_shape=None):

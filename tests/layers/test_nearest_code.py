@@ -5,7 +5,7 @@ from codebook import nearest, normal, numbers
 from keras import ops
 
 from keras_mmai import layers
-from keras_mmai.layers import quantizers
+from keras_mmai.layers.quantizers import search
 
 
 def test_no_wrong_index_far_from_zero():
@@ -18,7 +18,7 @@ def test_no_wrong_index_far_from_zero():
 @pytest.mark.parametrize("n", [1, 7, 8, 50])
 def test_chunked_search_equals_the_direct_one(n, monkeypatch):
     z, codes = normal(n, 4), normal(16, 4, seed=1)
-    monkeypatch.setattr(quantizers, "SCORE_BYTES", 8 * 16 * 4)  # eight rows at once
+    monkeypatch.setattr(search, "SCORE_BYTES", 8 * 16 * 4)  # eight rows at once
     found = layers.nearest_code(ops.convert_to_tensor(z), ops.convert_to_tensor(codes))
     np.testing.assert_array_equal(found, nearest(z, codes))
 
@@ -28,16 +28,16 @@ def test_chunked_search_equals_the_direct_one(n, monkeypatch):
 def test_search_over_an_unknown_number_of_rows(jit_compile, monkeypatch):
     import tensorflow as tf
 
-    monkeypatch.setattr(quantizers, "SCORE_BYTES", 8 * 16 * 4)
+    monkeypatch.setattr(search, "SCORE_BYTES", 8 * 16 * 4)
     codes = normal(16, 4, seed=1)
 
     @tf.function(input_signature=[tf.TensorSpec((None, 4))], jit_compile=jit_compile)
-    def search(z):
+    def find(z):
         return layers.nearest_code(z, ops.convert_to_tensor(codes))
 
     for n in (1, 5, 8, 9, 50):
         z = normal(n, 4, seed=n)
-        np.testing.assert_array_equal(search(z), nearest(z, codes))
+        np.testing.assert_array_equal(find(z), nearest(z, codes))
 
 
 def test_search_is_chunked_in_memory():
@@ -51,12 +51,26 @@ def test_search_is_chunked_in_memory():
         return matmul(a, b)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quantizers.ops, "matmul", counted)
+        patch.setattr(search.ops, "matmul", counted)
         found = layers.nearest_code(ops.convert_to_tensor(z), ops.convert_to_tensor(codes))
-    assert max(rows) * 2**13 * 4 <= quantizers.SCORE_BYTES
+    assert max(rows) * 2**13 * 4 <= search.SCORE_BYTES
     np.testing.assert_array_equal(numbers(found)[::97], nearest(z[::97], codes))
 
 
+@pytest.mark.parametrize("k", [17, 32, 50])
+def test_many_codes_are_searched_in_chunks_too(k, monkeypatch):
+    monkeypatch.setattr(search, "CODES_AT_ONCE", 16)
+    monkeypatch.setattr(search, "SCORE_BYTES", 8 * 16 * 4)
+    z, codes = 30 + normal(50, 4), 30 + normal(k, 4, seed=1)
+    codes[-1] = codes[3]  # of equals the first
+    z[0] = codes[3]
+    found = layers.nearest_code(ops.convert_to_tensor(z), ops.convert_to_tensor(codes))
+    np.testing.assert_array_equal(found, nearest(z, codes))
+    assert int(found[0]) == 3
+
+
 def test_perplexity():
-    assert float(quantizers.perplexity(ops.convert_to_tensor([2.0, 2.0, 0.0, 2.0]))) == pytest.approx(3, rel=1e-5)
-    assert float(quantizers.perplexity(ops.zeros(4))) == 0
+    assert float(layers.perplexity(ops.convert_to_tensor([2.0, 2.0, 0.0, 2.0]))) == pytest.approx(3, rel=1e-5)
+    assert float(layers.perplexity(ops.zeros(4))) == 0
+    both = layers.perplexity(ops.convert_to_tensor([[1.0, 1.0, 0.0], [5.0, 0.0, 0.0]]))
+    np.testing.assert_allclose(numbers(both), [2, 1], rtol=1e-5)

@@ -147,7 +147,9 @@ def test_lookup_clips():
         (dict(codebook="mean"), r"`codebook` must be one of \('ema', 'gradient'\). Received: 'mean'"),
         (dict(distance="l1"), "`distance` must be one of .*'l1'"),
         (dict(initialization="zeros"), "`initialization` must be one of .*'zeros'"),
-        (dict(num_embeddings=0), "`num_embeddings` and `embedding_dim` must be positive. Received: 0 and 4"),
+        (dict(num_embeddings=0), "`num_embeddings` must be positive. Received: num_embeddings=0"),
+        (dict(embedding_dim=0), "must be positive. Received: embedding_dim=0"),
+        (dict(gradient="copy"), "`gradient` must be one of .*'copy'"),
         (dict(decay=1.0), "`decay` must lie in .*decay=1.0"),
         (dict(revival_threshold=1.0), "revival_threshold=1.0"),
     ],
@@ -160,6 +162,6 @@ def test_bad_arguments(arguments, message):
 def test_latents_of_another_width():
     layer = layers.VectorQuantizer(8, 4)
     for _ in range(2):  # before it is built, and after
-        with pytest.raises(ValueError, match=r"holds codes of width 4. Received: latents of shape \(2, 8\)"):
+        with pytest.raises(ValueError, match=r"takes latents of width 4. Received: latents of shape \(2, 8\)"):
             layer(np.zeros((2, 8), "float32"))
         layer(np.zeros((2, 4), "float32"))

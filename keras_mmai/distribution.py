@@ -1,0 +1,42 @@
+"""Several replicas of a model that train on parts of one batch.
+
+A replica is one of TensorFlow's `tf.distribute` strategy, or a process of `torch.distributed`. JAX computes on the
+whole, distributed batch, so that there is one.
+"""
+
+import keras
+
+
+def sum_across_replicas(x):
+    """The sum of a tensor over the replicas of a training step; `x` itself where there is one."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        context = tf.distribute.get_replica_context()
+        if context is not None and context.num_replicas_in_sync > 1:
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, x)
+    elif keras.backend.backend() == "torch":
+        import torch
+
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            x = x.clone()
+            torch.distributed.all_reduce(x)
+    return x
+
+
+def of_first_replica(x):
+    """The first replica's tensor, on every replica."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        context = tf.distribute.get_replica_context()
+        if context is not None and context.num_replicas_in_sync > 1:
+            only_first = tf.where(tf.equal(context.replica_id_in_sync_group, 0), x, tf.zeros_like(x))
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, only_first)
+    elif keras.backend.backend() == "torch":
+        import torch
+
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            x = x.clone()
+            torch.distributed.broadcast(x, 0)
+    return x

@@ -1,0 +1,218 @@
+"""The contract of every public quantizer: a new one needs an entry in EXAMPLES, and nothing else."""
+
+import inspect
+
+import numpy as np
+import pytest
+from codebook import normal, numbers
+from keras import ops
+
+from keras_mmai import layers
+from keras_mmai.layers.quantizers import Quantizer
+
+
+def vectors(k=8, dim=4, **kwargs):
+    return layers.VectorQuantizer(k, dim, **{"initialization": "uniform", "revival_threshold": 0.0, **kwargs})
+
+
+# name -> (quantizer of latents of width 4, shape of one token's codes)
+EXAMPLES = {
+    "ema": (lambda **kw: vectors(**kw), ()),
+    "gradient": (lambda **kw: vectors(codebook="gradient", gradient="rotation", **kw), ()),
+    "cosine": (lambda **kw: vectors(distance="cosine", **kw), ()),
+    "projected": (lambda **kw: vectors(code_dim=2, distance="cosine", codebook="gradient", **kw), ()),
+    "SimVQ": (lambda **kw: layers.SimVQ(8, 4, **kw), ()),
+    "FiniteScalarQuantizer": (lambda **kw: layers.FiniteScalarQuantizer((3, 4, 5, 2), **kw), ()),
+    "projected grid": (lambda **kw: layers.FiniteScalarQuantizer((5, 3), embedding_dim=4, **kw), ()),
+    "LookupFreeQuantizer": (lambda **kw: layers.LookupFreeQuantizer(4, **kw), ()),
+    "spherical": (lambda **kw: layers.LookupFreeQuantizer(4, spherical=True, temperature=1.0, **kw), ()),
+    "ResidualQuantizer": (lambda **kw: layers.ResidualQuantizer([vectors(k) for k in (8, 8, 6)], **kw), (3,)),
+    "projected residual": (
+        lambda **kw: layers.ResidualQuantizer([layers.SimVQ(8, 3) for _ in range(2)], embedding_dim=4, **kw),
+        (2,),
+    ),
+    "GroupedQuantizer": (
+        lambda **kw: layers.GroupedQuantizer([vectors(8, 3), layers.LookupFreeQuantizer(1)], **kw),
+        (2,),
+    ),
+    "grouped residual": (
+        lambda **kw: layers.GroupedQuantizer(
+            [layers.ResidualQuantizer([vectors(8, 2) for _ in range(3)]) for _ in range(2)], **kw
+        ),
+        (2, 3),
+    ),
+}
+PUBLIC = {
+    cls for cls in vars(layers).values() if inspect.isclass(cls) and issubclass(cls, Quantizer) and cls is not Quantizer
+}
+
+
+@pytest.fixture(params=EXAMPLES)
+def example(request):
+    make, code_shape = EXAMPLES[request.param]
+
+    def build(**kwargs):
+        layer = make(**kwargs)
+        layer.build((None, 4))
+        numbers = np.random.default_rng(2)
+        for variable in layer.weights:  # codes far enough from each other that no rounding decides
+            if variable.name in ("embeddings", "sums", "basis", "kernel"):
+                values = numbers.normal(size=variable.shape).astype("float32")
+                variable.assign(values if variable.name != "sums" else sums_of(layer, variable))
+        return layer
+
+    return build, code_shape
+
+
+def sums_of(layer, sums):
+    """Keeps e = M / N at N = 1."""
+    owner = [q for q in layer._flatten_layers() if getattr(q, "shift", None) is sums]
+    return owner[0].embeddings
+
+
+def assert_same_state(ours, theirs):
+    for a, b in zip(ours.weights, theirs.weights, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6, err_msg=a.path)
+
+
+def test_every_public_quantizer_has_an_example():
+    covered = {type(layer) for make, _ in EXAMPLES.values() for layer in [make()]}
+    assert covered == PUBLIC, "add the new quantizer to EXAMPLES (or remove the old one)"
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (2, 5, 4), (2, 3, 2, 4), (0, 4)])
+def test_codes_and_vectors_of_any_rank(example, shape, forward):
+    make, code_shape = example
+    layer, z = make(), normal(*shape)
+    output = forward(layer, {"z": z})
+    assert layer.code_shape == code_shape
+    assert tuple(output["codes"].shape) == (*shape[:-1], *code_shape) and "int32" in str(output["codes"].dtype)
+    assert tuple(output["quantized"].shape) == shape
+    assert set(output["losses"]) == set(layer.loss_names)
+    if shape[0]:
+        codes = numbers(output["codes"])
+        assert codes.min() >= 0 and codes.max() < layer.vocabulary
+        np.testing.assert_allclose(layer.lookup(output["codes"]), output["quantized"], atol=1e-6)
+        assert np.abs(numbers(output["quantized"])).max() > 0.01
+        assert all(np.isfinite(float(loss)) for loss in output["losses"].values())
+
+
+def test_losses_are_added_once(example):
+    make, _ = example
+    layer = make()
+    losses = layer(normal(2, 5, 4))["losses"]
+    assert len(layer.losses) == (1 if losses else 0)
+    if losses:
+        np.testing.assert_allclose(float(layer.losses[0]), float(sum(losses.values())), rtol=1e-5, atol=1e-6)
+
+
+def test_a_mask_equals_cropping(example, forward):
+    make, _ = example
+    whole, cropped = make(), make()
+    z = normal(2, 6, 4)
+    z[:, 4:] = np.nan
+    mask = np.tile(np.arange(6) < 4, (2, 1))
+    masked = forward(whole, {"z": z, "mask": mask}, training=True)
+    plain = forward(cropped, {"z": z[:, :4]}, training=True)
+    np.testing.assert_array_equal(numbers(masked["codes"])[:, :4], plain["codes"])
+    np.testing.assert_allclose(numbers(masked["quantized"])[:, :4], plain["quantized"], atol=1e-6)
+    assert not numbers(masked["codes"])[:, 4:].any() and not numbers(masked["quantized"])[:, 4:].any()
+    for name, loss in plain["losses"].items():
+        np.testing.assert_allclose(masked["losses"][name], loss, rtol=1e-4, atol=1e-6)
+    assert_same_state(whole, cropped)
+
+
+def test_nan_in_padding_reaches_no_gradient(example, gradients):
+    make, _ = example
+    layer, z = make(), normal(6, 4)
+    z[4:] = np.nan
+    mask = ops.convert_to_tensor(np.arange(6) < 4)
+
+    def loss(z):
+        output = layer(z, mask=mask)
+        return ops.sum(output["quantized"] * output["quantized"]) + sum(output["losses"].values())
+
+    value, (by_z, *others) = gradients(loss, [z], layer.trainable_variables)
+    assert np.isfinite(value) and np.isfinite(by_z).all() and not by_z[4:].any() and by_z[:4].any()
+    assert all(g is None or np.isfinite(g).all() for g in others)
+
+
+def test_a_row_that_is_not_finite_is_seen_and_leaves_no_trace(example, forward):
+    make, _ = example
+    z = normal(10, 4)
+    for bad in (np.nan, np.inf):
+        dirty, clean = make(), make()
+        output = forward(dirty, {"z": np.concatenate([z, np.full((3, 4), bad, "float32")])}, training=True)
+        expected = forward(clean, {"z": z}, training=True)
+        for name, loss in expected["losses"].items():
+            np.testing.assert_allclose(output["losses"][name], loss, rtol=1e-4, atol=1e-6)
+        assert_same_state(dirty, clean)
+        assert not np.isfinite(numbers(output["quantized"])[10:]).any()
+        assert np.isfinite(numbers(output["quantized"])[:10]).all()
+
+
+def test_codes_do_not_depend_on_the_batch(example, forward):
+    make, _ = example
+    layer, z = make(), normal(64, 4)
+    whole = numbers(forward(layer, {"z": z})["codes"])
+    for i in (0, 17, 63):
+        np.testing.assert_array_equal(numbers(forward(layer, {"z": z[i : i + 1]})["codes"])[0], whole[i])
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float16"])
+def test_float32_inside_under_every_policy(example, policy, forward):
+    make, _ = example
+    low, full = make(dtype=policy), make()
+    z = ops.cast(normal(32, 4), low.compute_dtype)
+    output = forward(low, {"z": z}, training=True)
+    expected = forward(full, {"z": ops.cast(z, "float32")}, training=True)
+    assert output["quantized"].dtype == z.dtype
+    np.testing.assert_array_equal(output["codes"], expected["codes"])
+    assert_same_state(low, full)
+
+
+def test_running_use_of_codes(example, compiled):
+    make, code_shape = example
+    layer, z = make(), normal(256, 4)
+    step = compiled(layer, training=True)
+    for _ in range(500):  # the moving average forgets what was before
+        output = step({"z": z})
+    if any(v.name == "sums" for v in layer.weights):  # codes that move: compare with the last ones
+        output = step({"z": z})
+    use, codes = numbers(layer.use), numbers(output["codes"]).reshape(256, -1)
+    assert use.shape == (*code_shape, layer.vocabulary)
+    np.testing.assert_allclose(use.sum(-1), 1.0, rtol=1e-4)
+    for place, shares in enumerate(use.reshape(-1, layer.vocabulary)):
+        expected = np.bincount(codes[:, place], minlength=layer.vocabulary) / 256
+        np.testing.assert_allclose(shares, expected, atol=0.06)
+    assert (
+        1 <= float(layers.perplexity(ops.convert_to_tensor(use.reshape(-1, layer.vocabulary)[0]))) <= layer.vocabulary
+    )
+
+
+def test_frozen_it_stands_still(example, forward):
+    make, _ = example
+    layer = make()
+    layer.trainable = False
+    before = [numbers(v).copy() for v in layer.weights]
+    forward(layer, {"z": normal(32, 4)}, training=True)
+    for value, variable in zip(before, layer.weights):
+        np.testing.assert_array_equal(numbers(variable), value, err_msg=variable.path)
+
+
+def test_lookup_clips_what_is_out_of_range(example):
+    make, code_shape = example
+    layer = make()
+    ends = [np.full((1, *code_shape), n, "int32") for n in (0, layer.vocabulary - 1, layer.vocabulary + 7)]
+    first, last, beyond = (numbers(layer.lookup(codes)) for codes in ends)
+    np.testing.assert_array_equal(beyond, last)
+    assert np.isfinite(first).all() and first.shape == (1, 4)
+
+
+def test_latents_of_another_width(example):
+    make, _ = example
+    layer = make()
+    for wrong in (normal(2, 8), normal(2, 3, 3)):
+        with pytest.raises(ValueError, match=r"takes latents of width 4. Received: latents of shape"):
+            layer(wrong)
