@@ -2,18 +2,14 @@
 
     python benchmarks/dit.py --backends tensorflow jax torch --batch 4 --rounds 7
 
-Every contestant lives in its own process and waits for its turn; a round times each of them once, one after the other,
-so that what else the machine does hits all of them alike. Printed are medians, and the median over rounds of the peer's
-time by ours: above 1 is faster than the peer. Training is AdamW with one moving average of the weights, flow matching
+A round times each of them once, one after the other. Printed are medians, and the median over rounds of the peer's time
+by ours: above 1 is faster than the peer. Training is AdamW with one moving average of the weights, flow matching
 on random 32x32x4 latents; sampling is Euler with classifier-free guidance.
 """
 
 import argparse
-import os
-import statistics
-import subprocess
-import sys
-import time
+
+import contest
 
 STEPS = 4  # of the sampler
 
@@ -118,18 +114,6 @@ def ours(batch):
     }
 
 
-def contestant(kind, batch):
-    """Answers every word read from standard input with the seconds that it took."""
-    jobs = (peer if kind == "peer" else ours)(batch)
-    for job in jobs.values():
-        job(), job()
-    print("ready", flush=True)
-    for line in sys.stdin:
-        start = time.perf_counter()
-        jobs[line.strip()]()
-        print(time.perf_counter() - start, flush=True)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backends", nargs="+", default=["tensorflow", "jax", "torch"])
@@ -138,34 +122,13 @@ def main():
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.contestant:
-        return contestant(args.contestant, args.batch)
-
-    processes = {}
-    for name in ["peer", *args.backends]:
-        environment = {**os.environ, "KERAS_BACKEND": "torch" if name == "peer" else name}
-        command = [sys.executable, __file__, "--contestant", name, "--batch", str(args.batch)]
-        processes[name] = subprocess.Popen(
-            command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        while (line := processes[name].stdout.readline()).strip() != "ready":
-            if not line:
-                raise SystemExit(f"{name} did not start")
-
-    def ask(name, job):
-        processes[name].stdin.write(job + "\n")
-        processes[name].stdin.flush()
-        return float(processes[name].stdout.readline())
+        return contest.answer((peer if args.contestant == contest.PEER else ours)(args.batch))
 
     print(f"DiT-S/2, batch {args.batch}, {args.rounds} rounds; peer = plain PyTorch, eager")
-    for job in ("train", "sample"):
-        rounds = [{name: ask(name, job) for name in processes} for _ in range(args.rounds)]
-        for name in processes:
-            seconds = statistics.median(r[name] for r in rounds)
-            ratio = statistics.median(r["peer"] / r[name] for r in rounds)
+    results = contest.run(__file__, args.backends, ("train", "sample"), args.rounds, ("--batch", args.batch))
+    for job, contestants in results.items():
+        for name, (seconds, ratio) in contestants.items():
             print(f"{job:7} {name:11} {seconds:7.3f} s   peer/ours {ratio:5.2f}")
-    for process in processes.values():
-        process.stdin.close()
-        process.wait()
 
 
 if __name__ == "__main__":

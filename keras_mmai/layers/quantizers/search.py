@@ -6,47 +6,64 @@ m the mean code the products stay small where latents and codes share an offset,
 
 from keras import ops
 
-SCORE_BYTES = 16 * 2**20
+SCORE_BYTES = 4 * 2**20  # what a processor's cache holds: larger chunks are slower
 DYNAMIC_ROWS = 256
 CODES_AT_ONCE = 2**14
+BLOCK = 128
 
 
 def nearest_code(z, codebook):
     """Index of the nearest row of `codebook` (k, d) for each row of `z` (n, d): int32 (n,), the first among equals.
 
-    Rows, and beyond 16,384 also codes, are taken in chunks, so that no more than 16 MiB of scores exist at once.
+    Rows, and beyond 16,384 also codes, are taken in chunks, so that no more than 4 MiB of scores exist at once.
     """
-    codebook, num_codes = ops.cast(codebook, "float32"), codebook.shape[0]
+    codebook = ops.cast(codebook, "float32")
     centre = ops.mean(codebook, axis=0)
     codes = codebook - centre
-    # the bias is one more column, so that the scores are written once
+    # the bias is one more channel, so that the scores are written once
     codes = ops.concatenate([codes, -0.5 * ops.sum(ops.square(codes), axis=-1, keepdims=True)], axis=-1)
+    codes = fill_up(codes, BLOCK if codes.shape[0] <= CODES_AT_ONCE else CODES_AT_ONCE)
     z = ops.cast(z, "float32") - centre
     z = ops.concatenate([z, ops.ones_like(z[:, :1])], axis=-1)
-    return in_chunks(lambda rows: best_code(rows, codes), z, SCORE_BYTES // (4 * min(num_codes, CODES_AT_ONCE)))
+    search = best_code if codes.shape[0] <= CODES_AT_ONCE else best_of_many_codes
+    chunk = SCORE_BYTES // (4 * min(codes.shape[0], CODES_AT_ONCE))
+    return in_chunks(lambda rows: search(rows, codes)[1], z, chunk)
+
+
+def fill_up(codes, multiple):
+    """Adds codes that are never the nearest until there is a multiple of them: (k, d + 1) to (k', d + 1)."""
+    missing = -codes.shape[0] % multiple
+    never = ops.concatenate([ops.zeros((missing, codes.shape[1] - 1)), ops.full((missing, 1), -1e38)], axis=1)
+    return ops.concatenate([codes, never], axis=0)
 
 
 def best_code(rows, codes):
-    """argmax_k rows . codes_k, with the codes in chunks if they are many."""
-    num_codes, dim = codes.shape
-    if num_codes <= CODES_AT_ONCE:
-        return ops.cast(ops.argmax(ops.matmul(rows, ops.transpose(codes)), axis=-1), "int32")
-    num_chunks = -(-num_codes // CODES_AT_ONCE)
-    # codes that fill up the last chunk repeat the last one: of equals the first is taken
-    padded = ops.take(codes, ops.minimum(ops.arange(num_chunks * CODES_AT_ONCE), num_codes - 1), axis=0)
+    """Largest score of each row and its index: max_k and argmax_k of rows (n, d) . codes (k, d).
+
+    The maximum of each block of 128 is fast everywhere; only the best block is searched for the place of it. And so is
+    the product with the codes first, whose other order is up to three times slower on PyTorch.
+    """
+    scores = ops.matmul(codes, ops.transpose(rows))
+    scores = ops.reshape(scores, (codes.shape[0] // BLOCK, BLOCK, ops.shape(rows)[0]))
+    highest = ops.max(scores, axis=1)
+    block = ops.argmax(highest, axis=0)
+    within = ops.take_along_axis(scores, block[None, None], axis=0)[0]
+    return ops.max(highest, axis=0), ops.cast(block * BLOCK + ops.argmax(within, axis=0), "int32")
+
+
+def best_of_many_codes(rows, codes):
+    """`best_code`, with the codes in chunks."""
 
     def step(best, chunk):
-        value, index = best
         start, codes = chunk
-        scores = ops.matmul(rows, ops.transpose(codes))
-        better = ops.max(scores, axis=-1)
-        found = start + ops.cast(ops.argmax(scores, axis=-1), "int32")
-        return (ops.maximum(value, better), ops.where(better > value, found, index)), None
+        score, index = best_code(rows, codes)
+        better = score > best[0]
+        return (ops.where(better, score, best[0]), ops.where(better, start + index, best[1])), None
 
     first = (ops.full_like(rows[:, 0], -float("inf")), ops.zeros_like(rows[:, 0], dtype="int32"))
+    num_chunks = codes.shape[0] // CODES_AT_ONCE
     starts = CODES_AT_ONCE * ops.arange(num_chunks, dtype="int32")
-    (_, index), _ = ops.scan(step, first, (starts, ops.reshape(padded, (num_chunks, CODES_AT_ONCE, dim))))
-    return index
+    return ops.scan(step, first, (starts, ops.reshape(codes, (num_chunks, CODES_AT_ONCE, -1))))[0]
 
 
 def in_chunks(function, rows, chunk):
