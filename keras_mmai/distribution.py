@@ -25,14 +25,15 @@ def sum_across_replicas(x):
 
 
 def of_first_replica(x):
-    """The first replica's tensor, on every replica."""
+    """The first replica's tensor, bool or float32, on every replica."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         context = tf.distribute.get_replica_context()
         if context is not None and context.num_replicas_in_sync > 1:
-            only_first = tf.where(tf.equal(context.replica_id_in_sync_group, 0), x, tf.zeros_like(x))
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, only_first)
+            is_first = tf.equal(context.replica_id_in_sync_group, 0)
+            only_first = tf.where(is_first, tf.cast(x, "float32"), 0.0)
+            return tf.cast(context.all_reduce(tf.distribute.ReduceOp.SUM, only_first), x.dtype)
     elif keras.backend.backend() == "torch":
         import torch
 

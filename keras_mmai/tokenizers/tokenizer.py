@@ -97,8 +97,10 @@ class Tokenizer(Servable, TrainingModel):
         """Tokens of either kind to a signal (b, *input_shape), float32 in [-1, 1].
 
         Raises:
-            ValueError: on another shape than that of the tokens.
+            ValueError: on another shape than that of the tokens, or numpy codes out of 0..vocabulary-1.
         """
+        if isinstance(tokens, np.ndarray) and tokens.dtype.kind in "iu":
+            self.check_codes(tokens)
         tokens = ops.convert_to_tensor(tokens)
         discrete = "int" in keras.backend.standardize_dtype(tokens.dtype)
         expected = self.token_shape if discrete else self.latent_shape
@@ -130,6 +132,13 @@ class Tokenizer(Servable, TrainingModel):
 
     def check_values(self, x):
         check_signal_values(signal_of(x), f"Signals of {type(self).__name__}")
+
+    def check_codes(self, codes):
+        low, high = int(np.min(codes, initial=0)), int(np.max(codes, initial=0))
+        if self.vocabulary and (low < 0 or high >= self.vocabulary):
+            raise ValueError(
+                f"{type(self).__name__} has codes in 0..{self.vocabulary - 1}. Received: values from {low} to {high}"
+            )
 
     def named_losses(self, x, y_pred):
         error = ops.square(y_pred["outputs"] - ops.cast(signal_of(x), "float32"))

@@ -67,8 +67,10 @@ def best_of_many_codes(rows, codes):
 
 
 def in_chunks(function, rows, chunk):
-    """`function` of (m, d) to (m,), applied to (n, d) in chunks of at most `chunk` rows."""
+    """`function` of (m, d) to int32 (m,), applied to (n, d) in chunks of at most `chunk` rows."""
     chunk = max(1, chunk)
+    if rows.shape[0] == 0:
+        return ops.zeros((0,), dtype="int32")
     if rows.shape[0] is None:
         chunk = min(chunk, DYNAMIC_ROWS)  # the last chunk is padded: a small one wastes little
     elif rows.shape[0] <= chunk:

@@ -192,8 +192,7 @@ class VectorQuantizer(CodebookQuantizer):
         rank = (ops.arange(self.num_embeddings, dtype="float32") + draw) / self.num_embeddings * order[-1]
         shuffled = ops.take(rank, ops.argsort(keras.random.uniform((self.num_embeddings,), seed=self.seed_generator)))
         rows = ops.searchsorted(order, ops.minimum(ops.floor(shuffled) + 1.0, order[-1]), side="left")
-        found = ops.take(clean, ops.clip(ops.cast(rows, "int32"), 0, ops.shape(clean)[0] - 1), axis=0)
-        return of_first_replica(found)
+        return ops.take(clean, ops.clip(ops.cast(rows, "int32"), 0, ops.shape(clean)[0] - 1), axis=0)
 
     def _place(self, codebook, counts):
         """Sets codes and their counts, keeping e = M / N."""
@@ -208,48 +207,38 @@ class VectorQuantizer(CodebookQuantizer):
         """The first values of the codebook, from the first batch with a valid row."""
         if self.initialization == "uniform":
             return
-        first = ops.logical_and(ops.logical_not(self.started), self._any(valid))
-        candidates = self._candidates(clean, valid)
+        # where there are replicas, the first one's rows decide for all
+        first = ops.logical_and(ops.logical_not(self.started), of_first_replica(ops.any(valid)))
+        candidates = self._candidates(clean, valid)  # not inside the branch, where no random state may move
 
         def from_batch():
             codebook = candidates
             for _ in range(K_MEANS_STEPS if self.initialization == "kmeans" else 0):
-                counts, sums = self._statistics(clean, nearest_code(clean, codebook), valid)
-                means = sums / ops.maximum(counts, 1.0)[:, None]
-                codebook = ops.where(counts[:, None] > 0, unit(means) if self.distance == "cosine" else means, codebook)
+                codes = nearest_code(clean, codebook)
+                counts = count_codes(codes, valid, self.num_embeddings)[:, None]
+                means = sum_by_code(clean, codes, valid, self.num_embeddings) / ops.maximum(counts, 1.0)
+                codebook = ops.where(counts > 0, unit(means) if self.distance == "cosine" else means, codebook)
             return codebook
 
-        codebook = ops.cond(first, from_batch, lambda: self._raw() + 0.0)
+        codebook = of_first_replica(ops.cond(first, from_batch, lambda: self._raw() + 0.0))
         self._place(codebook, ops.where(first, 1.0, ops.convert_to_tensor(self.counts)))
         self.initialized.assign(ops.maximum(ops.cast(first, "float32"), self.initialized))
 
-    def _any(self, valid):
-        return sum_across_replicas(ops.sum(ops.cast(valid, "float32"))) > 0
-
-    def _statistics(self, clean, codes, valid):
-        """n and sum z of equation (5), over the whole batch."""
-        counts = count_codes(codes, valid, self.num_embeddings)
-        sums = sum_by_code(clean, codes, valid, self.num_embeddings)
-        return sum_across_replicas(counts), sum_across_replicas(sums)
-
     def move(self, clean, codes, valid):
         """Equation (5), then revival of codes that the data has left."""
-        any_valid = self._any(valid)
-        decay = ops.where(any_valid, self.decay, 1.0)  # a batch of padding or of NaN moves nothing
-        if self.codebook == "ema":
-            counts, sums = self._statistics(clean, codes, valid)
-        else:
-            counts = sum_across_replicas(count_codes(codes, valid, self.num_embeddings))
+        counts = sum_across_replicas(count_codes(codes, valid, self.num_embeddings))
+        decay = ops.where(ops.sum(counts) > 0, self.decay, 1.0)  # a batch of padding or of NaN moves nothing
         counts = decay * self.counts + (1.0 - decay) * counts
         codebook = self._raw()
         if self.codebook == "ema":
+            sums = sum_across_replicas(sum_by_code(clean, codes, valid, self.num_embeddings))
             means = (decay * self.shift + (1.0 - decay) * sums) / ops.maximum(counts, EPSILON)[:, None]
             means = unit(means) if self.distance == "cosine" else means
             codebook = ops.where(counts[:, None] > EPSILON, means, codebook)
         if self.revival_threshold > 0.0:
             average = ops.mean(counts)
-            dead = ops.logical_and(counts < self.revival_threshold * average, any_valid)
-            codebook = ops.where(dead[:, None], self._candidates(clean, valid), codebook)
+            dead = ops.logical_and(counts < self.revival_threshold * average, of_first_replica(ops.any(valid)))
+            codebook = ops.where(dead[:, None], of_first_replica(self._candidates(clean, valid)), codebook)
             counts = ops.where(dead, self.revival_threshold * average, counts)
         self._place(codebook, counts)
 
