@@ -2,7 +2,7 @@
 
 from keras_mmai.layers.attention import SelfAttention
 from keras_mmai.layers.conditioning import LabelEmbedding, TimestepEmbedding, timestep_embedding
-from keras_mmai.layers.convolution import ConvDecoder, ConvEncoder, ResidualStack
+from keras_mmai.layers.convolution import CausalConvolution, ConvDecoder, ConvEncoder, ResidualStack
 from keras_mmai.layers.dit import DiTBlock, DiTOutput, Modulation
 from keras_mmai.layers.feed_forward import FeedForward, SwiGLU
 from keras_mmai.layers.patches import PatchEmbed, patchify, unpatchify
@@ -17,12 +17,15 @@ from keras_mmai.layers.quantizers import (
     nearest_code,
     perplexity,
 )
+from keras_mmai.layers.seanet import DilatedResidual, SEANetDecoder, SEANetEncoder, Snake
 
 __all__ = [
+    "CausalConvolution",
     "ConvDecoder",
     "ConvEncoder",
     "DiTBlock",
     "DiTOutput",
+    "DilatedResidual",
     "FeedForward",
     "FiniteScalarQuantizer",
     "GroupedQuantizer",
@@ -32,8 +35,11 @@ __all__ = [
     "PatchEmbed",
     "ResidualQuantizer",
     "ResidualStack",
+    "SEANetDecoder",
+    "SEANetEncoder",
     "SelfAttention",
     "SimVQ",
+    "Snake",
     "SwiGLU",
     "TimestepEmbedding",
     "VectorQuantizer",

@@ -4,6 +4,9 @@ The layout is the one that van den Oord, Vinyals & Kavukcuoglu 2017 (VQ-VAE, sec
 example fixes: strided convolutions of kernel 4, one of kernel 3, a residual stack; the decoder mirrors it.
 """
 
+import math
+from fractions import Fraction
+
 import keras
 from keras import ops
 
@@ -13,12 +16,117 @@ CONVOLUTIONS = {1: keras.layers.Conv1D, 2: keras.layers.Conv2D, 3: keras.layers.
 TRANSPOSED = {1: keras.layers.Conv1DTranspose, 2: keras.layers.Conv2DTranspose, 3: keras.layers.Conv3DTranspose}
 
 
-def convolution(rank, filters, kernel_size, strides=1, transposed=False, **kwargs):
-    """A "same"-padded Keras convolution of the given rank."""
+def per_axis(value, rank):
+    """An int, or one for each of `rank` axes, as a tuple."""
+    values = (value,) * rank if isinstance(value, int) else tuple(value)
+    if len(values) != rank or any(v < 1 for v in values):
+        raise ValueError(f"Give one positive int, or one for each of the {rank} axes of the signal. Received: {value}")
+    return values
+
+
+def convolution(rank, filters, kernel_size, strides=1, transposed=False, causal=False, **kwargs):
+    """A convolution of the given rank; `kernel_size` and `strides` are ints, or one for each axis.
+
+    "same"-padded, or causal: along the first axis, time, an output sees only what is before it. A stride divides the
+    length, or multiplies it if `transposed`.
+    """
     if rank not in CONVOLUTIONS:
         raise ValueError(f"Signals have 1, 2 or 3 axes besides batch and channels. Received: {rank}")
+    kernel_size, strides = per_axis(kernel_size, rank), per_axis(strides, rank)
+    if causal:
+        return CausalConvolution(filters, kernel_size, strides, transposed=transposed, **kwargs)
     layer = (TRANSPOSED if transposed else CONVOLUTIONS)[rank]
     return layer(filters, kernel_size, strides=strides, padding="same", **kwargs)
+
+
+@register
+class CausalConvolution(keras.layers.Layer):
+    """A convolution whose output at a time depends on no later input: (b, t, *s, c) -> (b, t / stride, *s', filters).
+
+    The first axis is time: output i sees the inputs of its own stride, up to (i + 1) stride - 1, and the kernel's rest
+    before them, where the start is padded with zeros. The other axes are "same"-padded. Transposed, the outputs
+    i stride to (i + 1) stride - 1 depend on the inputs up to i, and t is multiplied.
+
+    Args:
+        filters: int.
+        kernel_size, strides, dilation_rate: tuples of ints, one for each axis. A kernel is at least its stride.
+        transposed: bool.
+        activation: name of a Keras activation, or None.
+
+    Raises:
+        ValueError: on a kernel smaller than its stride.
+    """
+
+    def __init__(self, filters, kernel_size, strides, dilation_rate=None, transposed=False, activation=None, **kwargs):
+        super().__init__(**kwargs)
+        if any(k < s for k, s in zip(kernel_size, strides)):
+            raise ValueError(
+                f"`kernel_size` must be at least `strides` in each axis. Received: kernel_size={kernel_size}, "
+                f"strides={strides}"
+            )
+        self.filters = filters
+        self.kernel_size = tuple(kernel_size)
+        self.strides = tuple(strides)
+        self.dilation_rate = tuple(dilation_rate or [1] * len(strides))
+        self.transposed = transposed
+        self.activation = activation
+
+    @property
+    def rest(self):
+        """How much of each axis the kernel reaches beyond the stride."""
+        return [(k - 1) * d + 1 - s for k, d, s in zip(self.kernel_size, self.dilation_rate, self.strides)]
+
+    @property
+    def reach(self):
+        """How many steps of the input before an output's own ones it depends on."""
+        return -(-self.rest[0] // self.strides[0]) if self.transposed else self.rest[0]
+
+    @property
+    def rate(self):
+        """Steps of the input for one of the output."""
+        return Fraction(1, self.strides[0]) if self.transposed else Fraction(self.strides[0])
+
+    def build(self, input_shape):
+        layer = (TRANSPOSED if self.transposed else CONVOLUTIONS)[len(input_shape) - 2]
+        self.convolution = layer(
+            self.filters,
+            self.kernel_size,
+            strides=self.strides,
+            padding="valid",
+            dilation_rate=self.dilation_rate,
+            activation=self.activation,
+            name="convolution",
+            dtype=self.dtype_policy,
+        )
+        self.convolution.build((None, *[None] * (len(input_shape) - 2), input_shape[-1]))
+        self.built = True
+
+    def call(self, x):
+        before = [self.rest[0], *[rest // 2 for rest in self.rest[1:]]]
+        if not self.transposed:
+            after = [rest - b for rest, b in zip(self.rest, before)]
+            return self.convolution(ops.pad(x, [(0, 0), *zip(before, after), (0, 0)]))
+        y = self.convolution(x)
+        starts = [0, *before[1:]]
+        lengths = [n * s for n, s in zip(ops.shape(x)[1:-1], self.strides)]
+        return y[(slice(None), *[slice(start, start + n) for start, n in zip(starts, lengths)])]
+
+    def compute_output_shape(self, input_shape):
+        axes = zip(input_shape[1:-1], self.strides)
+        return (
+            input_shape[0],
+            *[n and (n * s if self.transposed else -(-n // s)) for n, s in axes],
+            self.filters,
+        )
+
+
+def reach(layers):
+    """Steps of the input before an output's own ones on which the output of causal `layers`, in order, depends."""
+    steps, rate = Fraction(0), Fraction(1)
+    for layer in layers:
+        steps += rate * getattr(layer, "reach", 0)
+        rate *= getattr(layer, "rate", 1)
+    return math.ceil(steps)
 
 
 @register
@@ -28,19 +136,26 @@ class ResidualStack(keras.layers.Layer):
     Args:
         num_layers: int.
         hidden_filters: int, channels between the two convolutions.
+        causal: bool, along the first axis.
     """
 
-    def __init__(self, num_layers, hidden_filters, **kwargs):
+    def __init__(self, num_layers, hidden_filters, causal=False, **kwargs):
         super().__init__(**kwargs)
         self.num_layers = num_layers
         self.hidden_filters = hidden_filters
+        self.causal = causal
+
+    @property
+    def reach(self):
+        return 2 * self.num_layers
 
     def build(self, input_shape):
         rank, channels = len(input_shape) - 2, input_shape[-1]
+        kwargs = dict(causal=self.causal, dtype=self.dtype_policy)
         self.blocks = [
             (
-                convolution(rank, self.hidden_filters, 3, name=f"wide_{i}", dtype=self.dtype_policy),
-                convolution(rank, channels, 1, name=f"narrow_{i}", dtype=self.dtype_policy),
+                convolution(rank, self.hidden_filters, 3, name=f"wide_{i}", **kwargs),
+                convolution(rank, channels, 1, name=f"narrow_{i}", **kwargs),
             )
             for i in range(self.num_layers)
         ]
@@ -58,31 +173,24 @@ class ResidualStack(keras.layers.Layer):
         return input_shape
 
 
-class ConvStack(keras.layers.Layer):
-    """Base of encoder and decoder, which differ in `chain`: the layers in order, for a signal of the given rank.
+class Chain(keras.layers.Layer):
+    """Base of encoders and decoders: layers in order, for a signal of the rank that the input has.
 
-    Args:
-        filters: ints, the encoder's widths, one for each convolution of stride 2.
-        output_dim: int, channels of the output.
-        num_residual_layers, residual_filters: see `ResidualStack`.
+    A subclass gives `chain`, and `strides`: the factors by which the lengths change, each an int or one for each axis.
     """
 
-    def __init__(self, filters, output_dim, num_residual_layers=2, residual_filters=32, **kwargs):
-        super().__init__(**kwargs)
-        self.filters = tuple(filters)
-        self.output_dim = output_dim
-        self.num_residual_layers = num_residual_layers
-        self.residual_filters = residual_filters
-
     def chain(self, rank):
+        """The layers in order, not built."""
         raise NotImplementedError
 
-    def middle(self, rank):
-        """The convolution and residual stack of the narrowest part."""
-        residual = ResidualStack(
-            self.num_residual_layers, self.residual_filters, name="residual", dtype=self.dtype_policy
-        )
-        return [convolution(rank, self.filters[-1], 3, name="mix", dtype=self.dtype_policy), residual]
+    def factors(self, rank):
+        """The product of the strides along each axis."""
+        return tuple(math.prod(axis) for axis in zip((1,) * rank, *[per_axis(s, rank) for s in self.strides]))
+
+    @property
+    def reach(self):
+        """Steps of the input before an output's own ones on which it depends, if causal."""
+        return reach(self.layers)
 
     def build(self, input_shape):
         self.layers = self.chain(len(input_shape) - 2)
@@ -98,36 +206,98 @@ class ConvStack(keras.layers.Layer):
         return x
 
 
+def widths_and_strides(filters, strides):
+    """`filters` and one stride for each of them."""
+    filters = tuple(filters)
+    strides = (strides,) * len(filters) if isinstance(strides, int) else tuple(strides)
+    if len(strides) != len(filters):
+        raise ValueError(
+            f"`strides` has an entry for each of `filters`. Received: filters={filters}, strides={strides}"
+        )
+    return filters, tuple(s if isinstance(s, int) else tuple(s) for s in strides)
+
+
+def kernel_of(stride):
+    """The kernel of a strided convolution: twice the stride, and 3 where nothing is strided; an int or a tuple."""
+    return 2 * stride if isinstance(stride, int) else tuple(2 * s if s > 1 else 3 for s in stride)
+
+
+class ConvStack(Chain):
+    """Base of the two below.
+
+    Args:
+        filters: ints, the encoder's widths, one for each strided convolution.
+        output_dim: int, channels of the output.
+        num_residual_layers, residual_filters: see `ResidualStack`.
+        strides: int, or one entry for each of `filters`: an int, or one for each axis.
+        causal: bool: along the first axis, time, nothing depends on what comes later.
+
+    Raises:
+        ValueError: on strides that do not fit the filters, or the signal's rank.
+    """
+
+    def __init__(
+        self,
+        filters,
+        output_dim,
+        num_residual_layers=2,
+        residual_filters=32,
+        strides=2,
+        causal=False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.filters, self.strides = widths_and_strides(filters, strides)
+        self.output_dim = output_dim
+        self.num_residual_layers = num_residual_layers
+        self.residual_filters = residual_filters
+        self.causal = causal
+
+    def convolution(self, rank, filters, kernel_size, **kwargs):
+        return convolution(rank, filters, kernel_size, causal=self.causal, dtype=self.dtype_policy, **kwargs)
+
+    def middle(self, rank):
+        """The convolution and residual stack of the narrowest part."""
+        residual = ResidualStack(
+            self.num_residual_layers, self.residual_filters, self.causal, name="residual", dtype=self.dtype_policy
+        )
+        return [self.convolution(rank, self.filters[-1], 3, name="mix"), residual]
+
+
 @register
 class ConvEncoder(ConvStack):
-    """Signal to latents: (b, *s, c) -> (b, *s / 2 ** len(filters), output_dim). Arguments as `ConvStack`."""
+    """Signal to latents: (b, *s, c) -> (b, *s / strides, output_dim). Arguments as `ConvStack`."""
 
     def chain(self, rank):
-        kwargs = dict(dtype=self.dtype_policy)
         down = [
-            convolution(rank, filters, 4, strides=2, activation="relu", name=f"down_{i}", **kwargs)
-            for i, filters in enumerate(self.filters)
+            self.convolution(rank, filters, kernel_of(s), strides=s, activation="relu", name=f"down_{i}")
+            for i, (filters, s) in enumerate(zip(self.filters, self.strides))
         ]
-        return [*down, *self.middle(rank), convolution(rank, self.output_dim, 1, name="to_latents", **kwargs)]
+        return [*down, *self.middle(rank), self.convolution(rank, self.output_dim, 1, name="to_latents")]
 
     def compute_output_shape(self, input_shape):
-        return (input_shape[0], *[s and -(-s // 2 ** len(self.filters)) for s in input_shape[1:-1]], self.output_dim)
+        axes = zip(input_shape[1:-1], self.factors(len(input_shape) - 2))
+        return (input_shape[0], *[n and -(-n // f) for n, f in axes], self.output_dim)
 
 
 @register
 class ConvDecoder(ConvStack):
-    """Latents to signal, the encoder's mirror: (b, *s, d) -> (b, *s * 2 ** len(filters), output_dim).
+    """Latents to signal, the encoder's mirror: (b, *s, d) -> (b, *s * strides, output_dim).
 
-    Arguments as `ConvStack`; `filters` are the encoder's, and are read from the last to the first.
+    Arguments as `ConvStack`; `filters` and `strides` are the encoder's, and are read from the last to the first.
     """
 
     def chain(self, rank):
-        kwargs = dict(strides=2, transposed=True, dtype=self.dtype_policy)
+        strides = self.strides[::-1]
         up = [
-            convolution(rank, filters, 4, activation="relu", name=f"up_{i}", **kwargs)
-            for i, filters in enumerate(self.filters[-2::-1])
+            self.convolution(rank, filters, kernel_of(s), strides=s, transposed=True, activation="relu", name=f"up_{i}")
+            for i, (filters, s) in enumerate(zip(self.filters[-2::-1], strides))
         ]
-        return [*self.middle(rank), *up, convolution(rank, self.output_dim, 4, name="to_signal", **kwargs)]
+        last = self.convolution(
+            rank, self.output_dim, kernel_of(strides[-1]), strides=strides[-1], transposed=True, name="to_signal"
+        )
+        return [*self.middle(rank), *up, last]
 
     def compute_output_shape(self, input_shape):
-        return (input_shape[0], *[s and s * 2 ** len(self.filters) for s in input_shape[1:-1]], self.output_dim)
+        axes = zip(input_shape[1:-1], self.factors(len(input_shape) - 2))
+        return (input_shape[0], *[n and n * f for n, f in axes], self.output_dim)

@@ -140,10 +140,6 @@ class Tokenizer(Servable, TrainingModel):
                 f"{type(self).__name__} has codes in 0..{self.vocabulary - 1}. Received: values from {low} to {high}"
             )
 
-    def named_losses(self, x, y_pred):
-        error = ops.square(y_pred["outputs"] - ops.cast(signal_of(x), "float32"))
-        return {"reconstruction": ops.mean(error, axis=tuple(range(1, len(error.shape)))) / self.data_variance}
-
     def serving_signatures(self):
         """{name: (function, {argument: (shape, dtype)})} of the SavedModel that `export` writes."""
         tokens = (self.token_shape, "int32") if self.vocabulary else (self.latent_shape, "float32")

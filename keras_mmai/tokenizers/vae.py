@@ -3,33 +3,33 @@
 import keras
 from keras import ops
 
-from keras_mmai.layers.convolution import ConvDecoder, ConvEncoder
 from keras_mmai.serialization import register
-from keras_mmai.tokenizers.tokenizer import Standardize, Tokenizer
-from keras_mmai.tokenizers.vqvae import token_grid
+from keras_mmai.tokenizers.convolutional import ConvTokenizer
 
 
 @register
-class VAE(Tokenizer):
-    """Convolutional VAE for signals of any rank, which `input_shape` decides.
+class VAE(ConvTokenizer):
+    """Convolutional VAE for signals of any rank, which `input_shape` decides: audio, image or video.
 
     Trained with `fit` on x (b, *input_shape) in [-1, 1], or on {"x": x, "noise": eps}, eps (b, *latent_shape), when
     the noise of the reparametrisation is to be given. Named losses: reconstruction (mean squared error over
-    `data_variance`) and kl (nats for each latent, times `kl_weight`). Its tokens are "latents": the standardised
-    means.
+    `data_variance`), kl (nats for each latent, times its weight) and those of `perceptual_loss`. Its tokens are
+    "latents": the standardised means.
 
     Args:
         input_shape: tuple (*s, c) of one signal, channels last.
-        filters: ints, the encoder's widths, one halving of every axis each.
+        filters: ints, the encoder's widths, one for each strided convolution.
         latent_dim: int, channels of the latents.
         num_residual_layers, residual_filters: ints, of the residual stacks.
         kl_weight: float, beta.
-        data_variance: float by which the reconstruction error is divided.
-        ema_decays: see `TrainingModel`.
+        kl_warmup: int; the weight of the KL term rises in proportion over this many training steps, against latents
+            that carry nothing (Bowman et al. 2016, section 3.1).
         seed: int or None.
+        data_variance, ema_decays, strides, causal, encoder, decoder, perceptual_loss, sample_rate: see `VQVAE`. An
+            encoder gives 2 latent_dim channels.
 
     Raises:
-        ValueError: on a shape that is not a multiple of 2 ** len(filters).
+        ValueError: as `VQVAE`.
     """
 
     def __init__(
@@ -43,40 +43,51 @@ class VAE(Tokenizer):
         data_variance=1.0,
         ema_decays=(),
         seed=None,
+        kl_warmup=0,
+        strides=2,
+        causal=False,
+        encoder=None,
+        decoder=None,
+        perceptual_loss=None,
+        sample_rate=None,
         **kwargs,
     ):
-        super().__init__(("reconstruction", "kl"), ema_decays, **kwargs)
-        self.input_shape = tuple(input_shape)
-        self.filters = tuple(filters)
+        super().__init__(
+            ("kl",),
+            input_shape,
+            2 * latent_dim,
+            latent_dim,
+            filters=filters,
+            strides=strides,
+            num_residual_layers=num_residual_layers,
+            residual_filters=residual_filters,
+            causal=causal,
+            encoder=encoder,
+            decoder=decoder,
+            data_variance=data_variance,
+            perceptual_loss=perceptual_loss,
+            sample_rate=sample_rate,
+            ema_decays=ema_decays,
+            **kwargs,
+        )
         self.latent_dim = latent_dim
-        self.num_residual_layers = num_residual_layers
-        self.residual_filters = residual_filters
         self.kl_weight = kl_weight
-        self.data_variance = data_variance
+        self.kl_warmup = kl_warmup
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
-        self.token_shape = token_grid(self.input_shape, self.filters)
-        self.latent_shape = (*self.token_shape, latent_dim)
-        sizes = dict(
-            num_residual_layers=num_residual_layers, residual_filters=residual_filters, dtype=self.dtype_policy
-        )
-        self.encoder = ConvEncoder(self.filters, 2 * latent_dim, name="encoder", **sizes)
-        self.decoder = ConvDecoder(self.filters, self.input_shape[-1], name="decoder", **sizes)
-        self.standardize = Standardize(name="standardize", dtype="float32")
+        self.token_shape = self.grid
         self.build()
 
     def build(self, input_shape=None):
-        if self.built:
-            return
-        self.encoder.build((None, *self.input_shape))
-        for layer in (self.standardize, self.decoder):
-            layer.build((None, *self.latent_shape))
-        self.build_averages()
-        self.built = True
+        if not self.built:
+            self.num_steps = self.add_weight(
+                shape=(), initializer="zeros", trainable=False, autocast=False, dtype="float32", name="num_steps"
+            )
+        super().build()
 
     def moments(self, x):
         """Mean and log variance of the posterior, each (b, *latent_shape) float32."""
-        mean, log_variance = ops.split(ops.cast(self.encoder(x), "float32"), 2, axis=-1)
+        mean, log_variance = ops.split(self.encoded(x), 2, axis=-1)
         return mean, ops.clip(log_variance, -30.0, 20.0)
 
     def call(self, x, training=False):
@@ -87,18 +98,21 @@ class VAE(Tokenizer):
             z = mean + ops.exp(0.5 * log_variance) * ops.cast(inputs["noise"], "float32")
         elif training:
             z = mean + ops.exp(0.5 * log_variance) * keras.random.normal(ops.shape(mean), seed=self.seed_generator)
+        if training:
+            self.num_steps.assign_add(1.0)
         return {
-            "outputs": ops.cast(self.decoder(z), "float32"),
+            "outputs": self.decoded(z),
             "latents": self.standardize(mean, training=training),
             "kl": 0.5 * (ops.square(mean) + ops.exp(log_variance) - 1.0 - log_variance),
         }
 
     def named_losses(self, x, y_pred):
         kl = ops.mean(y_pred["kl"], axis=tuple(range(1, len(y_pred["kl"].shape))))
-        return {**super().named_losses(x, y_pred), "kl": self.kl_weight * kl}
+        warm = ops.minimum(1.0, self.num_steps / self.kl_warmup) if self.kl_warmup else 1.0
+        return {**super().named_losses(x, y_pred), "kl": self.kl_weight * warm * kl}
 
     def encode_latents(self, x):
         return self.standardize(self.moments(x)[0], training=False)
 
     def decode_latents(self, latents):
-        return ops.cast(self.decoder(self.standardize.inverse(latents)), "float32")
+        return self.decoded(self.standardize.inverse(latents))

@@ -1,51 +1,44 @@
 """VQ-VAE: van den Oord, Vinyals & Kavukcuoglu, Neural Discrete Representation Learning, 2017, arXiv:1711.00937."""
 
+import math
+
 from keras import ops
 
-from keras_mmai.layers.convolution import ConvDecoder, ConvEncoder
 from keras_mmai.layers.quantizers import VectorQuantizer
 from keras_mmai.serialization import register
-from keras_mmai.tokenizers.tokenizer import Standardize, Tokenizer, signal_of
+from keras_mmai.tokenizers.convolutional import ConvTokenizer
+from keras_mmai.tokenizers.tokenizer import signal_of
 from keras_mmai.tokenizers.usage import CodesInUse, Perplexity
 from keras_mmai.training import batch_size
 
 
-def token_grid(input_shape, filters):
-    """Axes of the latents after one halving for each entry of `filters`."""
-    if len(input_shape) not in (2, 3, 4) or not all(isinstance(s, int) and s > 0 for s in input_shape):
-        raise ValueError(
-            "`input_shape` is (samples, channels), (height, width, channels) or (frames, height, width, "
-            f"channels), all known. Received: {input_shape}"
-        )
-    factor = 2 ** len(filters)
-    if any(s % factor for s in input_shape[:-1]):
-        raise ValueError(
-            f"Every axis of `input_shape` must be a multiple of {factor} (one halving for each of "
-            f"filters={filters}). Received: {input_shape}. Pad or crop the signal."
-        )
-    return tuple(s // factor for s in input_shape[:-1])
-
-
 @register
-class VQVAE(Tokenizer):
-    """Convolutional VQ-VAE for signals of any rank, which `input_shape` decides.
+class VQVAE(ConvTokenizer):
+    """Convolutional VQ-VAE for signals of any rank, which `input_shape` decides: audio, image or video.
 
     Trained with `fit` on x (b, *input_shape) in [-1, 1] (or {"x": x}). Named losses: reconstruction (mean squared
-    error over `data_variance`), commitment, and codebook if it is learned by gradient; perplexity and codes in use
-    are shown beside them. Its tokens are "codes" or "latents": the standardised latents before quantization, which
-    `decode` snaps to codes.
+    error over `data_variance`), those of the quantizer (commitment, codebook, entropy) and of `perceptual_loss`;
+    perplexity and codes in use are shown beside them. Its tokens are "codes", int32 (b, *grid, *code_shape of the
+    quantizer), or "latents": the standardised latents before quantization, which `decode` snaps to codes.
 
     Args:
         input_shape: tuple (*s, c) of one signal, channels last.
-        filters: ints, the encoder's widths, one halving of every axis each. (64, 128), with the defaults of the
+        filters: ints, the encoder's widths, one for each strided convolution. (64, 128), with the defaults of the
             other sizes, is DeepMind's published example.
         num_residual_layers, residual_filters: ints, of the residual stacks.
         quantizer: a quantizer layer; None is `VectorQuantizer(512, 64)`.
-        data_variance: float by which the reconstruction error is divided.
+        data_variance: float by which the squared error is divided.
         ema_decays: see `TrainingModel`.
+        strides: int, or an entry for each of `filters`: an int, or one for each axis, as (1, 2, 2) for video.
+        causal: bool: along the first axis, time, nothing depends on what comes later. `input_shape` may then have one
+            frame more than a multiple of the stride: the first frame is a token by itself.
+        encoder, decoder: layers to take in place of those that the sizes describe, as `SEANetEncoder`; None.
+        perceptual_loss: an object that gives more losses, as `SpectralLoss`; None.
+        sample_rate: Hz of audio, or frames per second of video; None if that is of no concern.
 
     Raises:
-        ValueError: on a shape that is not a multiple of 2 ** len(filters).
+        ValueError: on a shape that the strides do not divide, an encoder or decoder that does not fit, or a loss at
+            another sample rate.
     """
 
     tokens = ("codes", "latents")
@@ -59,66 +52,84 @@ class VQVAE(Tokenizer):
         quantizer=None,
         data_variance=1.0,
         ema_decays=(),
+        strides=2,
+        causal=False,
+        encoder=None,
+        decoder=None,
+        perceptual_loss=None,
+        sample_rate=None,
         **kwargs,
     ):
-        input_shape, filters = tuple(input_shape), tuple(filters)
         if quantizer is None:
             quantizer = VectorQuantizer(512, 64, name="quantizer")
-        super().__init__(("reconstruction", *quantizer.loss_names), ema_decays, **kwargs)
-        self.input_shape = input_shape
-        self.filters = filters
-        self.num_residual_layers = num_residual_layers
-        self.residual_filters = residual_filters
-        self.quantizer = quantizer
-        self.data_variance = data_variance
-        self.vocabulary = quantizer.vocabulary
-        grid = token_grid(input_shape, filters)
-        self.token_shape = (*grid, *quantizer.code_shape)
-        self.latent_shape = (*grid, quantizer.embedding_dim)
-        sizes = dict(
-            num_residual_layers=num_residual_layers, residual_filters=residual_filters, dtype=self.dtype_policy
+        super().__init__(
+            quantizer.loss_names,
+            input_shape,
+            quantizer.embedding_dim,
+            quantizer.embedding_dim,
+            filters=filters,
+            strides=strides,
+            num_residual_layers=num_residual_layers,
+            residual_filters=residual_filters,
+            causal=causal,
+            encoder=encoder,
+            decoder=decoder,
+            data_variance=data_variance,
+            perceptual_loss=perceptual_loss,
+            sample_rate=sample_rate,
+            ema_decays=ema_decays,
+            **kwargs,
         )
-        self.encoder = ConvEncoder(filters, quantizer.embedding_dim, name="encoder", **sizes)
-        self.decoder = ConvDecoder(filters, input_shape[-1], name="decoder", **sizes)
-        self.standardize = Standardize(name="standardize", dtype="float32")
+        self.quantizer = quantizer
+        self.vocabulary = quantizer.vocabulary
+        self.token_shape = (*self.grid, *quantizer.code_shape)
         self.perplexity = Perplexity(self.vocabulary, quantizer.code_shape)
         self.codes_in_use = CodesInUse(self.vocabulary, quantizer.code_shape)
         self.build()
 
     def build(self, input_shape=None):
-        if self.built:
-            return
-        self.encoder.build((None, *self.input_shape))
-        if not self.quantizer.built:  # one that was loaded, or used before, is
+        if not self.built and not self.quantizer.built:
             self.quantizer.build((None, *self.latent_shape))
-        for layer in (self.standardize, self.decoder):
-            layer.build((None, *self.latent_shape))
-        self.build_averages()
-        self.built = True
+        super().build()
+
+    @property
+    def bits(self):
+        """Bits that the codes of one signal take."""
+        return self.quantizer.bits * math.prod(self.grid)
+
+    @property
+    def bits_per_second(self):
+        """Bits that the codes of one second take.
+
+        Raises:
+            ValueError: if `sample_rate` is not known.
+        """
+        if self.sample_rate is None:
+            raise ValueError("Give the tokenizer its `sample_rate` (Hz, or frames per second): it is not known.")
+        return self.bits * self.sample_rate / self.input_shape[0]
 
     def call(self, x, training=False):
-        x = self._check_signal(signal_of(x))
-        z = ops.cast(self.encoder(x), "float32")
+        z = self.encoded(self._check_signal(signal_of(x)))
         latents = self.standardize(z, training=training)
         quantized = self.quantizer(z, training=training)
-        outputs = ops.cast(self.decoder(quantized["quantized"]), "float32")
+        outputs = self.decoded(quantized["quantized"])
         ones = ops.ones_like(outputs[(slice(None), *[0] * len(self.input_shape))])  # `predict` joins outputs by rows
         losses = {name: loss * ones for name, loss in quantized["losses"].items()}
         return {"outputs": outputs, "codes": quantized["codes"], "latents": latents, **losses}
 
     def encode_codes(self, x):
-        return self.quantizer(ops.cast(self.encoder(x), "float32"), training=False)["codes"]
+        return self.quantizer(self.encoded(x), training=False)["codes"]
 
     def encode_latents(self, x):
-        return self.standardize(self.encoder(x), training=False)
+        return self.standardize(self.encoded(x), training=False)
 
     def decode_codes(self, codes):
-        return ops.cast(self.decoder(self.quantizer.lookup(codes)), "float32")
+        return self.decoded(self.quantizer.lookup(codes))
 
     def decode_latents(self, latents):
         """Snaps standardised latents to their nearest codes, then decodes."""
         z = self.standardize.inverse(latents)
-        return ops.cast(self.decoder(self.quantizer(z, training=False)["quantized"]), "float32")
+        return self.decoded(self.quantizer(z, training=False)["quantized"])
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         total = super().compute_loss(x, y, y_pred, sample_weight, training)

@@ -31,11 +31,16 @@ EXAMPLES = {
         dict(filters=(4, 6), output_dim=3, num_residual_layers=1, residual_filters=5),
         {"x": normal(2, 9, 2)},
     ),
+    "CausalConvolution": (
+        dict(filters=3, kernel_size=(4, 3), strides=(2, 1), transposed=True, activation="relu"),
+        {"x": normal(2, 3, 4, 2)},
+    ),
     "DiTBlock": (
         dict(num_heads=2, mlp_ratio=3.0, qk_norm=True, feed_forward="swiglu"),
         {"x": normal(2, 5, 8), "condition": normal(2, 8), "mask": MASK},
     ),
     "DiTOutput": (dict(output_dim=6), {"x": normal(2, 5, 8), "condition": normal(2, 8)}),
+    "DilatedResidual": (dict(dilation=3, causal=True), {"x": normal(2, 8, 3)}),
     "FeedForward": (dict(hidden_dim=12), {"x": normal(2, 5, 8)}),
     "FiniteScalarQuantizer": (dict(levels=(5, 4), embedding_dim=4), {"z": LATENTS, "mask": MASK}),
     "GroupedQuantizer": (
@@ -51,8 +56,11 @@ EXAMPLES = {
         {"z": LATENTS, "mask": MASK},
     ),
     "ResidualStack": (dict(num_layers=2, hidden_filters=3), {"x": normal(2, 7, 4)}),
+    "SEANetDecoder": (dict(filters=2, output_dim=1, strides=(2, 3), causal=True), {"x": normal(2, 2, 4)}),
+    "SEANetEncoder": (dict(filters=2, output_dim=3, strides=(2, 3)), {"x": normal(2, 12, 1)}),
     "SelfAttention": (dict(num_heads=2, qk_norm=True, use_bias=False), {"x": normal(2, 5, 8), "mask": MASK}),
     "SimVQ": (dict(num_embeddings=6, embedding_dim=4, seed=1), {"z": LATENTS, "mask": MASK}),
+    "Snake": (dict(), {"x": normal(2, 5, 4)}),
     "SwiGLU": (dict(hidden_dim=12), {"x": normal(2, 5, 8)}),
     "TimestepEmbedding": (
         dict(hidden_dim=8, frequency_dim=16, time_scale=100.0),

@@ -31,6 +31,10 @@ class ComposedQuantizer(Quantizer):
                 quantizer.build((None, quantizer.embedding_dim))
 
     @property
+    def bits(self):
+        return sum(quantizer.bits for quantizer in self.quantizers)
+
+    @property
     def use(self):
         uses = [quantizer.use for quantizer in self.quantizers]
         most = max(use.shape[-1] for use in uses)

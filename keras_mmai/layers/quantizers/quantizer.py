@@ -1,5 +1,7 @@
 """The contract of every quantizer."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -120,6 +122,11 @@ class Quantizer(keras.layers.Layer):
                 f"The quantizer takes latents of width {self.embedding_dim}. Received: latents of shape "
                 f"{tuple(z_shape)}"
             )
+
+    @property
+    def bits(self):
+        """Bits that the codes of one latent take."""
+        return math.log2(self.vocabulary)
 
     # How codes are used
 

@@ -1,0 +1,144 @@
+"""SEANet's convolutional encoder and decoder (Tagliasacchi et al. 2020; as in Zeghidour et al. 2021, SoundStream).
+
+Strided convolutions between residual units of growing dilation, with the Snake activation (Ziyin, Hartwig & Ueda 2020,
+eq. 3), which keeps a periodic signal periodic:
+
+    snake(x) = x + sin(alpha x)^2 / alpha        with one alpha learned for each channel
+"""
+
+import keras
+from keras import ops
+
+from keras_mmai.layers.convolution import Chain, convolution, per_axis
+from keras_mmai.serialization import register
+
+DILATIONS = (1, 3, 9)
+
+
+@register
+class Snake(keras.layers.Layer):
+    """x + sin(alpha x)^2 / alpha, (b, ..., c) to the same shape, with a learned alpha for each channel, first 1."""
+
+    def build(self, input_shape):
+        self.alpha = self.add_weight(shape=input_shape[-1:], initializer="ones", name="alpha")
+        self.built = True
+
+    def call(self, x):
+        alpha = ops.cast(self.alpha, x.dtype)
+        return x + ops.square(ops.sin(alpha * x)) / (alpha + 1e-4)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+@register
+class DilatedResidual(keras.layers.Layer):
+    """`x + conv1(snake(conv3(snake(x))))`, the wide one dilated along the first axis: (b, *s, c) -> (b, *s, c).
+
+    Args:
+        dilation: int, along the first axis.
+        causal: bool, along the first axis.
+    """
+
+    def __init__(self, dilation, causal=False, **kwargs):
+        super().__init__(**kwargs)
+        self.dilation = dilation
+        self.causal = causal
+
+    @property
+    def reach(self):
+        return 2 * self.dilation
+
+    def build(self, input_shape):
+        rank, filters = len(input_shape) - 2, input_shape[-1]
+        kwargs = dict(causal=self.causal, dtype=self.dtype_policy)
+        dilation = (self.dilation, *[1] * (rank - 1))
+        self.chain = [
+            Snake(name="snake_wide", dtype=self.dtype_policy),
+            convolution(rank, filters, 3, dilation_rate=dilation, name="wide", **kwargs),
+            Snake(name="snake_narrow", dtype=self.dtype_policy),
+            convolution(rank, filters, 1, name="narrow", **kwargs),
+        ]
+        for layer in self.chain:
+            layer.build(input_shape)
+        self.built = True
+
+    def call(self, x):
+        y = x
+        for layer in self.chain:
+            y = layer(y)
+        return x + y
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+class SEANet(Chain):
+    """Base of the two below.
+
+    Args:
+        filters: int, width at the full rate; it doubles with each stride.
+        output_dim: int, channels of the output.
+        strides: ints (or tuples, one for each axis), the encoder's, from the signal on.
+        causal: bool: along the first axis, time, nothing depends on what comes later.
+
+    Raises:
+        ValueError: on strides that do not fit the signal's rank.
+    """
+
+    def __init__(self, filters, output_dim, strides=(2, 4, 5, 8), causal=False, **kwargs):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.output_dim = output_dim
+        self.strides = tuple(s if isinstance(s, int) else tuple(s) for s in strides)
+        self.causal = causal
+
+    def convolution(self, rank, filters, kernel_size, **kwargs):
+        return convolution(rank, filters, kernel_size, causal=self.causal, dtype=self.dtype_policy, **kwargs)
+
+    def strided(self, rank, filters, stride, **kwargs):
+        kernel = tuple(2 * s if s > 1 else 1 for s in per_axis(stride, rank))
+        return self.convolution(rank, filters, kernel, strides=stride, **kwargs)
+
+    def residuals(self, i):
+        return [DilatedResidual(d, self.causal, name=f"residual_{i}_{d}", dtype=self.dtype_policy) for d in DILATIONS]
+
+    def snake(self, name):
+        return Snake(name=name, dtype=self.dtype_policy)
+
+
+@register
+class SEANetEncoder(SEANet):
+    """Signal to latents: (b, *s, c) -> (b, *s / strides, output_dim). Arguments as `SEANet`."""
+
+    def chain(self, rank):
+        layers = [self.convolution(rank, self.filters, 7, name="from_signal")]
+        for i, stride in enumerate(self.strides):
+            layers += [*self.residuals(i), self.snake(f"snake_{i}")]
+            layers.append(self.strided(rank, self.filters * 2 ** (i + 1), stride, name=f"down_{i}"))
+        return [*layers, self.snake("snake"), self.convolution(rank, self.output_dim, 3, name="to_latents")]
+
+    def compute_output_shape(self, input_shape):
+        axes = zip(input_shape[1:-1], self.factors(len(input_shape) - 2))
+        return (input_shape[0], *[n and -(-n // f) for n, f in axes], self.output_dim)
+
+
+@register
+class SEANetDecoder(SEANet):
+    """Latents to signal in (-1, 1), the encoder's mirror: (b, *s, d) -> (b, *s * strides, output_dim).
+
+    Arguments as `SEANet`; `strides` are the encoder's, and are read from the last to the first.
+    """
+
+    def chain(self, rank):
+        layers = [self.convolution(rank, self.filters * 2 ** len(self.strides), 7, name="from_latents")]
+        for i, stride in reversed(list(enumerate(self.strides))):
+            layers.append(self.snake(f"snake_{i}"))
+            layers.append(self.strided(rank, self.filters * 2**i, stride, transposed=True, name=f"up_{i}"))
+            layers += self.residuals(i)
+        last = self.convolution(rank, self.output_dim, 7, activation="tanh", name="to_signal")
+        return [*layers, self.snake("snake"), last]
+
+    def compute_output_shape(self, input_shape):
+        axes = zip(input_shape[1:-1], self.factors(len(input_shape) - 2))
+        return (input_shape[0], *[n and n * f for n, f in axes], self.output_dim)
