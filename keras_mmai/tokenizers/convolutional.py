@@ -127,6 +127,26 @@ class ConvTokenizer(Tokenizer):
         outputs = ops.cast(self.decoder(latents), "float32")
         return outputs[:, self.lead :] if lead else outputs
 
+    def to_tokens(self, z, kind):
+        """What the encoder gives, float32, to tokens of a kind. As in all of encoding, nothing learns here."""
+        raise NotImplementedError
+
+    def from_tokens(self, tokens, kind):
+        """Tokens of a kind to what the decoder takes."""
+        raise NotImplementedError
+
+    def encode_codes(self, x):
+        return self.to_tokens(self.encoded(x), "codes")
+
+    def encode_latents(self, x):
+        return self.to_tokens(self.encoded(x), "latents")
+
+    def decode_codes(self, codes):
+        return self.decoded(self.from_tokens(codes, "codes"))
+
+    def decode_latents(self, latents):
+        return self.decoded(self.from_tokens(latents, "latents"))
+
     def named_losses(self, x, y_pred):
         signal = ops.cast(signal_of(x), "float32")
         error = ops.square(y_pred["outputs"] - signal)

@@ -77,11 +77,16 @@ class Tokenizer(Servable, TrainingModel):
         """
         if isinstance(x, np.ndarray):
             self.check_values(x)
+        kind = self.kind_of_tokens(tokens)
+        x = self._check_signal(x)
+        return self.encode_codes(x) if kind == "codes" else self.encode_latents(x)
+
+    def kind_of_tokens(self, tokens):
+        """`tokens`, or the first kind if it is None."""
         kind = tokens or self.tokens[0]
         if kind not in self.tokens:
             raise ValueError(f"{type(self).__name__} gives tokens of the kinds {self.tokens}. Received: {tokens!r}")
-        x = self._check_signal(x)
-        return self.encode_codes(x) if kind == "codes" else self.encode_latents(x)
+        return kind
 
     # Encoding is no training, wherever it is called: inside the step of a model that trains on the tokens, too. So a
     # subclass gives `training=False` to its layers, and encodes to latents without a layer that adds losses.

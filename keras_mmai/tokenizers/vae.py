@@ -87,7 +87,11 @@ class VAE(ConvTokenizer):
 
     def moments(self, x):
         """Mean and log variance of the posterior, each (b, *latent_shape) float32."""
-        mean, log_variance = ops.split(self.encoded(x), 2, axis=-1)
+        return self.split(self.encoded(x))
+
+    def split(self, z):
+        """What the encoder gives, to mean and log variance."""
+        mean, log_variance = ops.split(z, 2, axis=-1)
         return mean, ops.clip(log_variance, -30.0, 20.0)
 
     def call(self, x, training=False):
@@ -111,8 +115,8 @@ class VAE(ConvTokenizer):
         warm = ops.minimum(1.0, self.num_steps / self.kl_warmup) if self.kl_warmup else 1.0
         return {**super().named_losses(x, y_pred), "kl": self.kl_weight * warm * kl}
 
-    def encode_latents(self, x):
-        return self.standardize(self.moments(x)[0], training=False)
+    def to_tokens(self, z, kind):
+        return self.standardize(self.split(z)[0], training=False)
 
-    def decode_latents(self, latents):
-        return self.decoded(self.standardize.inverse(latents))
+    def from_tokens(self, tokens, kind):
+        return self.standardize.inverse(tokens)

@@ -117,19 +117,14 @@ class VQVAE(ConvTokenizer):
         losses = {name: loss * ones for name, loss in quantized["losses"].items()}
         return {"outputs": outputs, "codes": quantized["codes"], "latents": latents, **losses}
 
-    def encode_codes(self, x):
-        return self.quantizer(self.encoded(x), training=False)["codes"]
+    def to_tokens(self, z, kind):
+        return self.quantizer(z, training=False)["codes"] if kind == "codes" else self.standardize(z, training=False)
 
-    def encode_latents(self, x):
-        return self.standardize(self.encoded(x), training=False)
-
-    def decode_codes(self, codes):
-        return self.decoded(self.quantizer.lookup(codes))
-
-    def decode_latents(self, latents):
-        """Snaps standardised latents to their nearest codes, then decodes."""
-        z = self.standardize.inverse(latents)
-        return self.decoded(self.quantizer(z, training=False)["quantized"])
+    def from_tokens(self, tokens, kind):
+        """Standardised latents are snapped to their nearest codes."""
+        if kind == "codes":
+            return self.quantizer.lookup(tokens)
+        return self.quantizer(self.standardize.inverse(tokens), training=False)["quantized"]
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         total = super().compute_loss(x, y, y_pred, sample_weight, training)

@@ -1,0 +1,87 @@
+"""What two sounds differ by in their spectra."""
+
+import keras
+from keras import ops
+
+from keras_mmai.serialization import Configurable, register
+
+FLOOR = 1e-5
+
+
+def magnitudes(x, fft_length):
+    """Magnitudes of the short-time Fourier transform, Hann window, hop of a quarter: (n, samples) to (n, t, f)."""
+    real, imaginary = ops.stft(x, fft_length, fft_length // 4, fft_length)
+    return ops.sqrt(ops.square(real) + ops.square(imaginary) + FLOOR**2)  # its gradient is finite at silence
+
+
+@register
+class SpectralLoss(Configurable):
+    """Distances of spectra at several resolutions, for the `perceptual_loss` of an audio tokenizer.
+
+    Call: two signals (b, samples, c) to {"stft": (b,), "mel": (b,)}, float32, means over the resolutions and channels.
+
+        stft  ||X| - |Y|| / ||X|| + mean |log |X| - log |Y||       (Yamamoto, Song & Kim 2020, eq. 3 and 4)
+        mel   mean |log10 mel |X| - log10 mel |Y||                 (as in Kumar et al. 2023, section 3.5)
+
+    Args:
+        sample_rate: int, Hz.
+        fft_lengths: ints, the resolutions; the hop is a quarter of each.
+        num_mels: int for each of them, mel bands.
+        stft_weight, mel_weight: floats.
+
+    Raises:
+        ValueError: on a number of mel bands for another number of resolutions.
+    """
+
+    names = ("stft", "mel")
+
+    def __init__(
+        self, sample_rate, fft_lengths=(128, 512, 1024), num_mels=(16, 48, 80), stft_weight=1.0, mel_weight=1.0
+    ):
+        if len(fft_lengths) != len(num_mels):
+            raise ValueError(
+                f"`num_mels` has an entry for each of `fft_lengths`. Received: fft_lengths={fft_lengths}, "
+                f"num_mels={num_mels}"
+            )
+        self.sample_rate = sample_rate
+        self.fft_lengths = tuple(fft_lengths)
+        self.num_mels = tuple(num_mels)
+        self.stft_weight = stft_weight
+        self.mel_weight = mel_weight
+
+    def __call__(self, x, y):
+        _, samples, channels = x.shape
+        stft = mel = 0.0
+        signals = [ops.reshape(ops.transpose(s, (0, 2, 1)), (-1, samples)) for s in (x, y)]
+        for fft_length, num_mels in zip(self.fft_lengths, self.num_mels):
+            a, b = (magnitudes(s, fft_length) for s in signals)
+            filters = mel_filters(num_mels, fft_length // 2 + 1, self.sample_rate)
+            convergence = norm(a - b) / ops.maximum(norm(a), 1.0)
+            stft += convergence + mean(ops.abs(ops.log(a) - ops.log(b)))
+            a, b = (ops.log10(ops.matmul(m, filters) + FLOOR) for m in (a, b))
+            mel += mean(ops.abs(a - b))
+        weights = {"stft": self.stft_weight, "mel": self.mel_weight}
+        return {
+            name: weights[name] * ops.mean(ops.reshape(value, (-1, channels)), axis=-1) / len(self.fft_lengths)
+            for name, value in (("stft", stft), ("mel", mel))
+        }
+
+
+def mel_filters(num_mels, num_bins, sample_rate):
+    """Triangles on the mel scale, from 20 Hz to half the sample rate: (num_bins, num_mels) float32."""
+    layer = keras.layers.MelSpectrogram(sampling_rate=sample_rate, num_mel_bins=num_mels)
+    return layer.linear_to_mel_weight_matrix(
+        num_mel_bins=num_mels,
+        num_spectrogram_bins=num_bins,
+        sampling_rate=sample_rate,
+        lower_edge_hertz=20.0,
+        upper_edge_hertz=sample_rate / 2,
+    )
+
+
+def mean(x):
+    return ops.mean(x, axis=(1, 2))
+
+
+def norm(x):
+    return ops.sqrt(ops.sum(ops.square(x), axis=(1, 2)) + FLOOR**2)
