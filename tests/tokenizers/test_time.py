@@ -43,7 +43,7 @@ MODELS = {
 
 
 def signals(shape, seed=0):
-    return np.random.default_rng(seed).uniform(-0.9, 0.9, size=(2, *shape)).astype("float32")
+    return np.random.default_rng(seed).uniform(-0.3, 0.3, size=(2, *shape)).astype("float32")
 
 
 def numbers(x):
