@@ -1,6 +1,18 @@
-"""Real data as numpy arrays, and batches whose order can be resumed."""
+"""Real data as numpy arrays, made data where none is at hand, and batches whose order can be resumed."""
 
 from keras_mmai.data.arrays import ArrayDataset
 from keras_mmai.data.mnist import load_mnist
+from keras_mmai.data.moving_mnist import moving_digits
+from keras_mmai.data.notes import synthetic_audio
+from keras_mmai.data.spoken_digits import load_spoken_digits
+from keras_mmai.data.wav import read_wav, write_wav
 
-__all__ = ["ArrayDataset", "load_mnist"]
+__all__ = [
+    "ArrayDataset",
+    "load_mnist",
+    "load_spoken_digits",
+    "moving_digits",
+    "read_wav",
+    "synthetic_audio",
+    "write_wav",
+]

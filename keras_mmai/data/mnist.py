@@ -3,13 +3,12 @@
 Images are float32 `(n, 28, 28, 1)` in [-1, 1], labels int32 `(n,)`. Nothing is downloaded unless asked for.
 """
 
-import contextlib
 import gzip
 import importlib.resources
-import os
-from pathlib import Path
 
 import numpy as np
+
+from keras_mmai.data.prepared import newest_version, prepared_root, tensorflow_datasets_on_cpu
 
 TEST_DIGITS_PER_CLASS = 50
 
@@ -67,30 +66,18 @@ def _embedded():
 
 
 def _tfds(data_dir, download):
-    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-    folders = [info.parent for info in root.glob("mnist/*/dataset_info.json")]
-    versions = [folder for folder in folders if folder.name.replace(".", "").isdigit()]  # not an interrupted download
-    if not versions and not download:
+    root = prepared_root(data_dir)
+    folder = newest_version(root, "mnist")
+    if folder is None and not download:
         raise FileNotFoundError(
             f"No prepared MNIST: expected `{root / 'mnist' / '<version>' / 'dataset_info.json'}`. "
             "Give `data_dir` (or set TFDS_DATA_DIR to) the folder that holds `mnist/`, or let it be downloaded there "
             'with `download=True`, or use `source="embedded"`, which needs no file.'
         )
-
-    # Imported here and not above: they take seconds, and JAX and PyTorch users may never need them.
-    import tensorflow as tf
-    import tensorflow_datasets as tfds
-
-    # By default TensorFlow claims all memory of a GPU that JAX or PyTorch may be about to use.
-    for gpu in tf.config.list_physical_devices("GPU"):
-        with contextlib.suppress(RuntimeError, ValueError):  # already in use, so already decided
-            tf.config.experimental.set_memory_growth(gpu, True)
-
-    with tf.device("CPU:0"):
-        if versions:
+    with tensorflow_datasets_on_cpu() as tfds:
+        if folder is not None:
             # The folder of a set is opened directly: by its name, tfds.load would first ask the network.
-            newest = max(versions, key=lambda folder: [int(n) for n in folder.name.split(".")])
-            builder = tfds.builder_from_directory(str(newest))
+            builder = tfds.builder_from_directory(str(folder))
         else:
             builder = tfds.builder("mnist", data_dir=str(root))
             builder.download_and_prepare()
