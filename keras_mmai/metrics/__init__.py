@@ -3,5 +3,15 @@
 from keras_mmai.metrics.cross_entropy import bernoulli_floor, binary_cross_entropy
 from keras_mmai.metrics.diversity import within_class_spread
 from keras_mmai.metrics.frechet import frechet_distance
+from keras_mmai.metrics.mel import mel_distance
+from keras_mmai.metrics.signals import psnr, si_sdr
 
-__all__ = ["bernoulli_floor", "binary_cross_entropy", "frechet_distance", "within_class_spread"]
+__all__ = [
+    "bernoulli_floor",
+    "binary_cross_entropy",
+    "frechet_distance",
+    "mel_distance",
+    "psnr",
+    "si_sdr",
+    "within_class_spread",
+]
