@@ -3,13 +3,17 @@ import io
 import keras
 import matplotlib.image
 import numpy as np
+import PIL.Image
 import pytest
 from matplotlib.figure import Figure
 
 from keras_mmai import visualization
+from keras_mmai.visualization.figures import INVALID, PALETTE
 
 GREY = np.random.default_rng(0).uniform(-1.5, 1.5, size=(5, 8, 8, 1)).astype("float32")
 RGB = np.random.default_rng(1).uniform(-1.0, 1.0, size=(5, 8, 6, 3))
+VIDEOS = np.random.default_rng(2).uniform(-1.0, 1.0, size=(3, 4, 8, 6, 1))
+SINE = np.sin(2 * np.pi * 1000 * np.arange(4000) / 8000)[None, :, None]  # half a second of 1 kHz
 HISTORY = {"loss": [2.0, 1.0, 0.5], "val_loss": [2.1, 1.2, 0.9], "gradient_norm": [3.0, 2.0, 1.0]}
 
 
@@ -28,6 +32,8 @@ def canvas_of(figure):
         lambda path: visualization.image_grid(RGB, path=path),
         lambda path: visualization.reconstructions(RGB, 0.5 * RGB, path=path),
         lambda path: visualization.denoising_strip(np.stack([RGB, RGB]), [1.0, 0.0], list("abcde"), path=path),
+        lambda path: visualization.filmstrip(VIDEOS, labels="abc", title="four frames", path=path),
+        lambda path: visualization.spectrograms(np.concatenate([SINE] * 3), 8000, titles="abc", path=path),
         lambda path: visualization.loss_curves(HISTORY, path=path),
         lambda path: visualization.loss_curves({"one": HISTORY, "two": {"loss": [1.0]}}, path=path),
         lambda path: visualization.codebook_usage(np.arange(16), path=path),
@@ -68,13 +74,76 @@ def test_strip_has_a_row_for_each_sample_and_a_column_for_each_time():
     np.testing.assert_array_equal(centers, np.rint(np.linspace(0, 255, 6)).reshape(3, 2).T)
 
 
+def test_filmstrip_has_a_row_for_each_video_and_a_column_for_each_frame():
+    videos = np.linspace(-1.0, 1.0, 6).reshape(2, 3, 1, 1, 1)  # each frame is one pixel
+    figure = visualization.filmstrip(videos)
+    centers = canvas_of(figure)[12 + 42 :: 88, 12 + 42 :: 88, 0][:2, :3]
+    np.testing.assert_array_equal(centers, np.rint(np.linspace(0, 255, 6)).reshape(2, 3))
+    assert texts(visualization.filmstrip(videos, labels=["a", 7])) == ["a", "7"]
+
+
+def test_gif_plays_the_frames_of_all_videos_in_their_order(tmp_path):
+    path = tmp_path / "folder" / "videos.gif"
+    visualization.save_gif(VIDEOS, path, num_columns=2, frames_per_second=5)
+    assert [file.name for file in path.parent.iterdir()] == ["videos.gif"]
+    with PIL.Image.open(path) as gif:
+        assert (gif.format, gif.n_frames, gif.info["loop"]) == ("GIF", 4, 0)
+        for frame in range(4):
+            gif.seek(frame)
+            assert gif.info["duration"] == 200
+            shown = np.asarray(gif.convert("RGB"))
+            expected = canvas_of(visualization.image_grid(VIDEOS[:, frame], num_columns=2))
+            np.testing.assert_array_equal(shown, expected)
+
+
+def test_gif_of_colours_is_near_them(tmp_path):
+    ramp = np.linspace(-1.0, 1.0, 8)
+    image = np.stack(np.broadcast_arrays(ramp[:, None], ramp, ramp[::-1]), axis=-1)  # (8, 8, 3)
+    visualization.save_gif(np.stack([image, -image])[None], tmp_path / "a.gif")
+    with PIL.Image.open(tmp_path / "a.gif") as gif:
+        assert gif.n_frames == 2
+        shown = np.asarray(gif.convert("RGB")).astype(int)
+    assert np.abs(shown - canvas_of(visualization.image_grid(image[None]))).max() <= 16
+
+
+def test_a_failed_gif_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("matplotlib.animation.PillowWriter.finish", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        visualization.save_gif(VIDEOS, tmp_path / "a.gif")
+    assert not list(tmp_path.iterdir())
+
+
+def test_spectrogram_shows_a_sine_at_its_frequency_and_loudness():
+    silence = np.zeros_like(SINE)
+    figure = visualization.spectrograms(np.concatenate([SINE, 0.1 * SINE, silence]), 8000, titles=[1, 2, 3])
+    panels = figure.axes[:3]
+    assert [panel.get_title(loc="left") for panel in panels] == ["1", "2", "3"]
+    loud, quiet, none = (panel.images[0].get_array()[:, 8:-8] for panel in panels)  # without the ends
+    left, right, bottom, top = panels[0].images[0].get_extent()
+    assert (left, right, bottom, top) == (0.0, 0.5, 0.0, 4.0)
+    bins = loud.shape[0]
+    assert (loud.argmax(axis=0) == (bins - 1) * 1000 / 4000).all()
+    np.testing.assert_allclose(loud.max(axis=0), 0.0, atol=1e-6)
+    np.testing.assert_allclose(quiet.max(axis=0), -20.0, atol=1e-6)
+    assert (none == -80.0).all() and panels[0].images[0].get_clim() == (-80.0, 0.0)
+
+
+def test_spectrogram_paints_what_is_not_a_number():
+    broken = SINE.copy()
+    broken[0, 2000], broken[0, 3000] = np.nan, np.inf
+    mask = np.ma.getmaskarray(visualization.spectrograms(broken, 8000).axes[0].images[0].get_array())
+    assert mask.any() and not mask.all()
+
+
 def test_nan_is_painted_and_not_raised():
     image = np.full((1, 2, 2, 1), np.nan)
-    assert (canvas_of(visualization.image_grid(image))[50, 50] == visualization.INVALID).all()
+    assert (canvas_of(visualization.image_grid(image))[50, 50] == INVALID).all()
 
 
 def test_takes_tensors_of_the_backend():
     visualization.image_grid(keras.ops.convert_to_tensor(GREY))
+    visualization.filmstrip(keras.ops.convert_to_tensor(VIDEOS.astype("float32")))
+    visualization.spectrograms(keras.ops.convert_to_tensor(SINE.astype("float32")), 8000)
 
 
 def test_loss_curves_has_a_panel_for_each_quantity_and_dashes_for_validation():
@@ -82,7 +151,7 @@ def test_loss_curves_has_a_panel_for_each_quantity_and_dashes_for_validation():
     loss, norm = figure.axes
     assert (loss.get_title(loc="left"), norm.get_title(loc="left")) == ("loss", "gradient norm")
     drawn = [(line.get_linestyle(), line.get_color()) for line in loss.lines if len(line.get_ydata())]
-    first, second = visualization.PALETTE[:2]
+    first, second = PALETTE[:2]
     assert drawn == [("-", first), ("--", first), ("-", second), ("--", second)]
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["one", "two", "training", "validation"]
@@ -120,6 +189,16 @@ def test_codebook_usage_states_codes_in_use_and_perplexity():
         (lambda: visualization.denoising_strip(GREY), r"\(steps, n, h, w, c\)"),
         (lambda: visualization.denoising_strip(GREY[None], times=[1.0, 0.0]), "1 steps"),
         (lambda: visualization.denoising_strip(GREY[None], labels=["a"]), "5 samples"),
+        (lambda: visualization.filmstrip(GREY), r"\(n, frames, h, w, c\)"),
+        (lambda: visualization.filmstrip(VIDEOS, labels=["a"]), "3 videos"),
+        (lambda: visualization.save_gif(GREY, "a.gif"), r"\(n, frames, h, w, c\)"),
+        (lambda: visualization.save_gif(VIDEOS, "a.png"), "end in .gif"),
+        (lambda: visualization.save_gif(VIDEOS, "a.gif", frames_per_second=100), "frames_per_second=100"),
+        (lambda: visualization.save_gif(VIDEOS, "a.gif", num_columns=0), "num_columns"),
+        (lambda: visualization.spectrograms(SINE[0], 8000), r"\(n, samples, 1\)"),
+        (lambda: visualization.spectrograms(SINE.astype("int16"), 8000), "int16"),
+        (lambda: visualization.spectrograms(SINE, 0), "sample_rate=0"),
+        (lambda: visualization.spectrograms(SINE, 8000, titles=["a", "b"]), "1 waveforms"),
         (lambda: visualization.loss_curves({}), "at least one epoch"),
         (lambda: visualization.loss_curves({"loss": 3.0}), "value of each epoch"),
         (lambda: visualization.codebook_usage(np.zeros(4)), "not all zero"),
