@@ -60,7 +60,7 @@ def test_a_backend_is_named_only_where_it_must_be():
     root = pathlib.Path(keras_mmai.__file__).parent
     pattern = re.compile(r"^\s*(import|from) (tensorflow|jax|torch)\b|backend\.backend\(\)", re.MULTILINE)
     naming = {str(path.relative_to(root)) for path in root.rglob("*.py") if pattern.search(path.read_text())}
-    assert naming == {"training.py", "serving.py", "data/prepared.py"}
+    assert naming == {"training.py", "serving.py", "distribution.py", "data/prepared.py"}
 
 
 if __name__ == "__main__":

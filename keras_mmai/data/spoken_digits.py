@@ -13,14 +13,14 @@ SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 TEST_INDICES = 5
 
 
-def load_spoken_digits(folder=None, num_samples=8192):
+def load_spoken_digits(data_dir=None, num_samples=8192):
     """Loads the 2,700 training and 300 test recordings. Nothing is downloaded.
 
     Rows are in a fixed order that mixes digits and speakers, whatever the order in the folder. Earlier releases have
     fewer speakers, so fewer rows.
 
     Args:
-        folder: the folder that holds `spoken_digit/<version>/`, prepared by tensorflow_datasets. When absent, the
+        data_dir: the folder that holds `spoken_digit/<version>/`, prepared by tensorflow_datasets. When absent, the
             environment variable TFDS_DATA_DIR, then `~/tensorflow_datasets`.
         num_samples: samples in a row. Shorter recordings are followed by zeros, longer ones lose their end: 17 of
             3,000 at 8192 (1.02 s).
@@ -36,12 +36,12 @@ def load_spoken_digits(folder=None, num_samples=8192):
     """
     if num_samples < 1:
         raise ValueError(f"`num_samples` must be at least 1. Received: num_samples={num_samples}")
-    root = prepared_root(folder)
+    root = prepared_root(data_dir)
     version = newest_version(root, "spoken_digit")
     if version is None:
         raise FileNotFoundError(
             f"No prepared spoken digits: expected `{root / 'spoken_digit' / '<version>' / 'dataset_info.json'}`; give "
-            "`folder` (or set TFDS_DATA_DIR to) the folder that holds `spoken_digit/`, or use "
+            "`data_dir` (or set TFDS_DATA_DIR to) the folder that holds `spoken_digit/`, or use "
             "`keras_mmai.data.synthetic_audio`, which needs no file."
         )
     recordings = _read(version)
