@@ -29,6 +29,7 @@ class Servable:
             version: int; one that exists is replaced.
             verbose: whether to print where it is.
         """
+        signatures = ", ".join(self.serving_signatures())  # before anything is written: some models can't be served
         target = pathlib.Path(filepath) / str(int(version))
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as folder:
@@ -41,8 +42,19 @@ class Servable:
                 os.replace(target, pathlib.Path(folder) / "replaced")
             os.replace(written, target)
         if verbose:
-            print(f"SavedModel written to {target}: signatures {', '.join(self.serving_signatures())}")
+            print(f"SavedModel written to {target}: signatures {signatures}")
         return target
+
+
+def codec_signatures(encode, decode, x, tokens):
+    """The signatures encode, decode and reconstruct of a tokenizer: of two functions of one tensor, and the (shape
+    without batch, dtype) of what each takes.
+    """
+    return {
+        "encode": (lambda x: {"tokens": encode(x)}, {"x": x}),
+        "decode": (lambda tokens: {"x": decode(tokens)}, {"tokens": tokens}),
+        "reconstruct": (lambda x: {"x": decode(encode(x))}, {"x": x}),
+    }
 
 
 def _write_in_child_process(model, saved, written):
@@ -79,7 +91,7 @@ def write_saved_model(model, directory):
     for name, (function, arguments) in model.serving_signatures().items():
         specs = {key: tf.TensorSpec((None, *shape), dtype, name=key) for key, (shape, dtype) in arguments.items()}
         functions[name] = tf.function(_checked(function, specs)).get_concrete_function(**specs)
-        requests.append((name, {key: np.zeros((1, *shape), dtype) for key, (shape, dtype) in arguments.items()}))
+        requests.append((name, {key: _zeros(shape, dtype) for key, (shape, dtype) in arguments.items()}))
     first = next(iter(functions))
     tf.saved_model.save(module, str(directory), signatures={**functions, "serving_default": functions[first]})
     extra = pathlib.Path(directory) / "assets.extra"
@@ -89,11 +101,50 @@ def write_saved_model(model, directory):
             writer.write(warm_up_request(name, inputs))
 
 
+def _zeros(shape, dtype):
+    return np.zeros((1, *shape), "S1" if dtype == "string" else dtype)
+
+
 def _checked(function, specs):
     """A SavedModel computes something of inputs of any shape, unless its graph says that it must not."""
     import tensorflow as tf
 
     return lambda **inputs: function(**{key: tf.ensure_shape(x, specs[key].shape) for key, x in inputs.items()})
+
+
+# Signatures on strings, and checks of values. Keras has operations for neither; TensorFlow, which traces, has.
+
+
+def ensure_ids(ids, vocabulary):
+    """The int tensor itself, and in the graph an error on ids out of 0..vocabulary-1."""
+    import tensorflow as tf
+
+    message = f"ids must be in 0..{vocabulary - 1}"
+    checks = [
+        tf.debugging.assert_non_negative(ids, message=message),
+        tf.debugging.assert_less(ids, tf.cast(vocabulary, ids.dtype), message=message),
+    ]
+    with tf.control_dependencies(checks):
+        return tf.identity(ids)
+
+
+def bytes_of_strings(x, length):
+    """Strings (b,) to ids (b, length) int32, byte + 1, padded with 0; in the graph an error on longer strings."""
+    import tensorflow as tf
+
+    size = tf.strings.length(x)
+    check = tf.debugging.assert_less_equal(size, length, message=f"a text has more than length={length} bytes")
+    with tf.control_dependencies([check]):
+        values = tf.cast(tf.io.decode_raw(x, tf.uint8, fixed_length=length), tf.int32)
+    return tf.where(tf.range(length) < size[:, None], values + 1, 0)
+
+
+def strings_of_bytes(ids):
+    """Ids (b, length) in 0..256 to strings (b,): byte + 1, and nothing for 0."""
+    import tensorflow as tf
+
+    table = tf.constant([b"", *(bytes([byte]) for byte in range(256))])
+    return tf.strings.reduce_join(tf.gather(table, ensure_ids(ids, 257)), axis=-1)
 
 
 def warm_up_request(signature, inputs):

@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_mmai.serialization import register
-from keras_mmai.serving import Servable
+from keras_mmai.serving import Servable, codec_signatures
 from keras_mmai.training import TrainingModel, check_signal_values
 
 MOMENTUM = 0.99
@@ -148,11 +148,7 @@ class Tokenizer(Servable, TrainingModel):
     def serving_signatures(self):
         """{name: (function, {argument: (shape, dtype)})} of the SavedModel that `export` writes."""
         tokens = (self.token_shape, "int32") if self.vocabulary else (self.latent_shape, "float32")
-        return {
-            "encode": (lambda x: {"tokens": self.encode(x)}, {"x": (self.input_shape, "float32")}),
-            "decode": (lambda tokens: {"x": self.decode(tokens)}, {"tokens": tokens}),
-            "reconstruct": (lambda x: {"x": self.reconstruct(x)}, {"x": (self.input_shape, "float32")}),
-        }
+        return codec_signatures(self.encode, self.decode, (self.input_shape, "float32"), tokens)
 
 
 def signal_of(x):
