@@ -52,7 +52,10 @@ out = tokenizer.predict(test, batch_size=16, verbose=0)["outputs"].clip(-1, 1)
 copied = np.concatenate([test[:, :1], test[:, :-1]], axis=1)
 guesses = {"tokenizer": out, "previous frame": copied, "mean": 0 * test + train.mean(), "black": 0 * test - 1}
 report = {
-    name: {"mse": float(np.mean((guess - test)[:, 1:] ** 2) / 4), "psnr_db": float(np.mean(psnr(test[:, 1:], guess[:, 1:])))}
+    name: {
+        "mse": float(np.mean((guess - test)[:, 1:] ** 2) / 4),
+        "psnr_db": float(np.mean(psnr(test[:, 1:], guess[:, 1:]))),
+    }
     for name, guess in guesses.items()
 }
 report["bits_per_video"] = tokenizer.bits

@@ -1,16 +1,18 @@
 """Pictures of what a model makes and of how it learns, as matplotlib figures.
 
 Every function returns a `matplotlib.figure.Figure` and, given `path`, also writes it as a PNG; `save_gif` writes a
-file alone. Figures are built without pyplot: no global state, no window, safe in threads and callbacks. Images are
+file alone and `codebook_report` gives numbers too. Figures are built without pyplot: no global state, no window, safe in threads and callbacks. Images are
 `(n, h, w, 1 | 3)` in [-1, 1], videos `(n, frames, h, w, 1 | 3)`, waveforms `(n, samples, 1)`.
 """
 
-from keras_mmai.visualization.curves import codebook_usage, loss_curves
+from keras_mmai.visualization.codebook import codebook_report, codebook_usage
+from keras_mmai.visualization.curves import loss_curves
 from keras_mmai.visualization.images import denoising_strip, image_grid, reconstructions
 from keras_mmai.visualization.sounds import spectrograms
 from keras_mmai.visualization.videos import filmstrip, save_gif
 
 __all__ = [
+    "codebook_report",
     "codebook_usage",
     "denoising_strip",
     "filmstrip",

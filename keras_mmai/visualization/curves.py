@@ -45,40 +45,6 @@ def loss_curves(history, path=None):
     return save(figure, path)
 
 
-def codebook_usage(counts, path=None):
-    """How evenly a codebook is used: the share of each code, most used first, against even use.
-
-    The title gives the codes in use and the perplexity exp(-sum p log p): the number of codes that would carry as much
-    information if they were used evenly.
-
-    Args:
-        counts: (k,) how often each code was chosen.
-        path: where to save a PNG.
-    """
-    counts = np.asarray(counts, "float64")
-    if counts.ndim != 1 or not np.isfinite(counts).all() or (counts < 0).any() or counts.sum() == 0:
-        raise ValueError(
-            "`counts` must be (k,), how often each code was chosen: not negative, not all zero; "
-            "`numpy.bincount(codes.ravel(), minlength=k)` gives it. "
-            f"Received shape: {counts.shape}, sum: {counts.sum():g}"
-        )
-    shares = np.sort(counts / counts.sum())[::-1]
-    used = shares[shares > 0]
-    perplexity = np.exp(-np.sum(used * np.log(used)))
-
-    figure = Figure(figsize=(5.0, 2.6), dpi=DPI, layout="constrained")
-    panel = figure.subplots()
-    k = len(shares)
-    panel.stairs(100 * shares, np.arange(k + 1), fill=True, color=PALETTE[0])
-    panel.axhline(100 / k, color=PALETTE[1], linewidth=1.2, linestyle="--", label=f"even use, 1/{k}")
-    panel.set_xlim(0, k)
-    panel.set_title(f"{len(used)} of {k} codes in use · perplexity {perplexity:.1f}", fontsize=9, color=INK, loc="left")
-    panel.set_ylabel("share of tokens, %", fontsize=8, color=INK)
-    quiet_axes(panel, "code, most used first")
-    panel.legend(fontsize=8, frameon=False, labelcolor=INK)
-    return save(figure, path)
-
-
 def _colors(n):
     return [PALETTE[i % len(PALETTE)] for i in range(n)]
 

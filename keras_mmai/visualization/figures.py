@@ -17,12 +17,16 @@ def quiet_axes(panel, x_label):
     panel.set_xlabel(x_label, fontsize=8, color=INK)
 
 
+def check_path(path):
+    if path is not None and Path(path).suffix.lower() != ".png":
+        raise ValueError(f"`path` must end in .png; for other formats use the figure's `savefig`. Received: {path}")
+
+
 def save(figure, path):
     """Writes `figure` as a PNG if there is a path, and returns it."""
     if path is None:
         return figure
-    if Path(path).suffix.lower() != ".png":
-        raise ValueError(f"`path` must end in .png; for other formats use the figure's `savefig`. Received: {path}")
+    check_path(path)
     with written_beside(path) as beside:
         figure.savefig(beside, format="png")
     return figure

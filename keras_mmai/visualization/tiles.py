@@ -24,7 +24,7 @@ def as_images(images, name, axes):
     return images
 
 
-def _as_pixels(image, scale):
+def as_pixels(image, scale):
     """(h, w, 1 | 3) in [-1, 1] to uint8 (h * scale, w * scale, 3), each pixel a square of `scale`."""
     valid = np.isfinite(image).all(axis=-1, keepdims=True)
     pixels = np.rint((np.clip(np.where(valid, image, 0.0), -1.0, 1.0) + 1.0) * 127.5)
@@ -54,7 +54,7 @@ def tiles(rows, above=None, left=None, title=None):
         y = bottoms[i] - height
         for j, image in enumerate(row):
             x = left_margin + j * width
-            canvas[y : y + h * scale, x : x + w * scale] = _as_pixels(image, scale)
+            canvas[y : y + h * scale, x : x + w * scale] = as_pixels(image, scale)
         for j, label in enumerate(above[i] if above is not None else ()):
             x = left_margin + j * width + w * scale / 2
             axes.text(x, y - 5, str(label), ha="center", va="baseline", fontsize=7.5, color=INK)

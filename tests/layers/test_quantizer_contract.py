@@ -98,6 +98,21 @@ def test_codes_and_vectors_of_any_rank(example, shape, forward):
         assert all(np.isfinite(float(loss)) for loss in output["losses"].values())
 
 
+def test_distances_are_least_to_the_chosen_codes(example):
+    make, code_shape = example
+    layer, z = make(), normal(2, 5, 4)
+    codes = numbers(layer(z)["codes"])
+    distances = numbers(layer.distances(z, codes))
+    assert distances.shape == (2, 5, *code_shape) and distances.dtype == "float32" and distances.min() >= 0
+    assert len(layer.vocabularies) == int(np.prod(code_shape)) and max(layer.vocabularies) == layer.vocabulary
+    for place, size in zip(np.ndindex(*code_shape), layer.vocabularies):
+        for code in range(size):
+            other = codes.copy()
+            other[(slice(None), slice(None), *place)] = code
+            there = numbers(layer.distances(z, other))[(slice(None), slice(None), *place)]
+            assert (distances[(slice(None), slice(None), *place)] <= there + 1e-5).all()
+
+
 def test_losses_are_added_once(example):
     make, _ = example
     layer = make()

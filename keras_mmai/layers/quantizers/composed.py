@@ -1,9 +1,10 @@
 """Quantizers made of quantizers: of the rest that the one before leaves, and of groups of channels."""
 
 import keras
+import numpy as np
 from keras import ops
 
-from keras_mmai.layers.quantizers.quantizer import Quantizer, straight_through
+from keras_mmai.layers.quantizers.quantizer import Quantizer, length, straight_through
 from keras_mmai.layers.quantizers.vector import CodebookQuantizer
 from keras_mmai.serialization import register
 
@@ -33,6 +34,10 @@ class ComposedQuantizer(Quantizer):
     @property
     def bits(self):
         return sum(quantizer.bits for quantizer in self.quantizers)
+
+    @property
+    def vocabularies(self):
+        return tuple(size for quantizer in self.quantizers for size in quantizer.vocabularies)
 
     @property
     def use(self):
@@ -118,6 +123,14 @@ class ResidualQuantizer(ComposedQuantizer):
         levels = ops.reshape(levels, (-1, *[1] * (len(leading_shape) - 1)))
         return ops.reshape(ops.broadcast_to(levels, leading_shape), (-1,))
 
+    def distance_rows(self, rows, codes):
+        """What each level leaves."""
+        distances = []
+        for level, quantizer in enumerate(self.quantizers):
+            rows = rows - quantizer.lookup_rows(codes[:, level])
+            distances.append(length(rows))
+        return ops.stack(distances, axis=-1)
+
     def lookup(self, codes):
         """Codes (b, ..., levels) int to vectors (b, ..., embedding_dim) float32; `levels` may be the first few.
 
@@ -162,14 +175,20 @@ class GroupedQuantizer(ComposedQuantizer):
         super().__init__(quantizers, width, width, **kwargs)
 
     def encode_rows(self, rows, valid, leading_shape, training):
-        parts, start = [], 0
-        for quantizer in self.quantizers:
-            stop = start + quantizer.embedding_dim
-            learns = training and quantizer.trainable
-            parts.append(quantizer.encode_projected(rows[:, start:stop], valid, leading_shape, learns))
-            start = stop
+        parts = [
+            quantizer.encode_projected(part, valid, leading_shape, training and quantizer.trainable)
+            for quantizer, part in zip(self.quantizers, self._split(rows))
+        ]
         quantized, codes, losses = zip(*parts)
         return ops.concatenate(quantized, axis=-1), ops.stack(codes, axis=1), self.mean_losses(losses)
+
+    def _split(self, rows):
+        widths = [quantizer.embedding_dim for quantizer in self.quantizers]
+        return ops.split(rows, np.cumsum(widths)[:-1].tolist(), axis=-1)
+
+    def distance_rows(self, rows, codes):
+        parts = zip(self.quantizers, self._split(rows))
+        return ops.stack([q.distances(part, codes[:, group]) for group, (q, part) in enumerate(parts)], axis=1)
 
     def lookup_rows(self, codes):
         return ops.concatenate([q.lookup(codes[:, group]) for group, q in enumerate(self.quantizers)], axis=-1)

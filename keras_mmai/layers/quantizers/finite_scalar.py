@@ -41,16 +41,24 @@ class FiniteScalarQuantizer(Quantizer):
         self.vocabulary = math.prod(levels)
 
     def encode_rows(self, rows, valid, leading_shape, training):
-        levels = np.array(self.levels)
-        reach = (levels - 1) * (1 + MARGIN) / 2
-        offset = np.where(levels % 2 == 1, 0.0, 0.5)  # an even number of levels has none in the middle
-        reach, offset, shift, half = (constant(c) for c in (reach, offset, np.arctanh(offset / reach), levels // 2))
-        bounded = ops.tanh(rows + shift) * reach - offset
+        bounded, half = self._bound(rows)
         digits = ops.round(bounded)
         codes = self._join(ops.cast(digits + half, "int32"))
         if training:
             self.track_use(codes, valid)
         return straight_through(bounded / half, digits / half), codes, {}
+
+    def _bound(self, rows):
+        """The rows where a level is an integer, and the integer that becomes 1."""
+        levels = np.array(self.levels)
+        reach = (levels - 1) * (1 + MARGIN) / 2
+        offset = np.where(levels % 2 == 1, 0.0, 0.5)  # an even number of levels has none in the middle
+        reach, offset, shift, half = (constant(c) for c in (reach, offset, np.arctanh(offset / reach), levels // 2))
+        return ops.tanh(rows + shift) * reach - offset, half
+
+    def compared(self, rows):
+        bounded, half = self._bound(rows)
+        return bounded / half
 
     def _join(self, digits):
         basis = np.cumprod([1, *self.levels[:-1]])

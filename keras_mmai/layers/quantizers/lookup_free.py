@@ -78,9 +78,11 @@ class LookupFreeQuantizer(Quantizer):
         """The absolute value of each channel of a code."""
         return self.num_bits**-0.5 if self.spherical else 1.0
 
+    def compared(self, rows):
+        return unit(rows) if self.spherical else rows
+
     def encode_rows(self, rows, valid, leading_shape, training):
-        if self.spherical:
-            rows = unit(rows)
+        rows = self.compared(rows)
         bits = rows > 0
         signs = ops.where(bits, self.scale, -self.scale)
         codes = ops.sum(ops.cast(bits, "int32") * self._basis(), axis=-1)

@@ -24,8 +24,9 @@ class Quantizer(keras.layers.Layer):
     leaves no trace in losses and statistics; "quantized" of the latter is not finite either, so that a broken encoder
     is seen.
 
-    A subclass sets `loss_names`, `vocabulary` and `code_shape`, and gives `encode_rows` and `lookup_rows`. They work at
-    `code_dim`, the width of the codes: where it is not `embedding_dim`, a dense layer leads there and one back.
+    A subclass sets `loss_names`, `vocabulary` and `code_shape`, and gives `encode_rows` and `lookup_rows`, and
+    `compared` where latents are not compared with codes as they are. They work at `code_dim`, the width of the codes:
+    where it is not `embedding_dim`, a dense layer leads there and one back.
 
     Raises:
         ValueError: when called on latents of another width.
@@ -73,6 +74,30 @@ class Quantizer(keras.layers.Layer):
         """Codes (n, *code_shape) in range to vectors (n, code_dim) float32."""
         raise NotImplementedError
 
+    def compared(self, rows):
+        """Rows (n, code_dim) as they are compared with codes."""
+        return rows
+
+    def distances(self, z, codes):
+        """How far latents lie from their codes, where the two are compared: at the width of the codes.
+
+        `z` (b, ..., embedding_dim) and `codes` (b, ..., *code_shape) in range to float32 (b, ..., *code_shape).
+        """
+        self.check_width(z.shape)
+        shape = ops.shape(z)[:-1]
+        rows = self._in(ops.reshape(ops.cast(z, "float32"), (-1, self.embedding_dim)))
+        codes = ops.reshape(ops.cast(codes, "int32"), (-1, *self.code_shape))
+        return ops.reshape(self.distance_rows(rows, codes), (*shape, *self.code_shape))
+
+    def distance_rows(self, rows, codes):
+        """`distances` of rows (n, code_dim) and codes (n, *code_shape): (n, *code_shape)."""
+        return length(self.compared(rows) - self.lookup_rows(codes))
+
+    @property
+    def vocabularies(self):
+        """The number of codes of each place of `code_shape`, in order: a tuple of ints."""
+        return (self.vocabulary,)
+
     def lookup(self, codes):
         """Codes (b, ..., *code_shape) int to their vectors (b, ..., embedding_dim) float32.
 
@@ -108,10 +133,11 @@ class Quantizer(keras.layers.Layer):
 
     def encode_projected(self, rows, valid, leading_shape, training):
         """`encode_rows` at the width of the latents."""
-        if self.project_in is not None:
-            rows = self.project_in(rows)
-        quantized, codes, losses = self.encode_rows(rows, valid, leading_shape, training)
+        quantized, codes, losses = self.encode_rows(self._in(rows), valid, leading_shape, training)
         return self._out(quantized), codes, losses
+
+    def _in(self, rows):
+        return rows if self.project_in is None else self.project_in(rows)
 
     def _out(self, rows):
         return rows if self.project_out is None else self.project_out(rows)
@@ -176,6 +202,11 @@ def mean_square(valid, a, b):
     """Mean of (a - b)^2 over the valid rows of two arrays (n, d)."""
     difference = ops.where(valid[:, None], a - b, 0.0)  # before the square, or NaN would reach the gradient
     return mean_over(valid, ops.mean(ops.square(difference), axis=-1))
+
+
+def length(x):
+    """Euclidean length of the rows of (..., d): (...,)."""
+    return ops.sqrt(ops.sum(ops.square(x), axis=-1))
 
 
 def unit(x):

@@ -54,6 +54,9 @@ class CodebookQuantizer(Quantizer):
         """Scalar bool: whether the codebook has its first values."""
         return ops.ones((), dtype="bool")
 
+    def compared(self, rows):
+        return unit(rows) if self.distance == "cosine" else rows
+
     def lookup_rows(self, codes):
         return ops.take(self.codes, codes, axis=0)
 
@@ -68,8 +71,7 @@ class CodebookQuantizer(Quantizer):
         return straight_through(rows, chosen)
 
     def encode_rows(self, rows, valid, leading_shape, training):
-        if self.distance == "cosine":
-            rows = unit(rows)
+        rows = self.compared(rows)
         clean = ops.stop_gradient(rows)
         if training:
             self.start(clean, valid)
