@@ -51,13 +51,10 @@ tokenizer.assign_averages()
 out = tokenizer.predict(test, batch_size=16, verbose=0)["outputs"].clip(-1, 1)
 copied = np.concatenate([test[:, :1], test[:, :-1]], axis=1)
 guesses = {"tokenizer": out, "previous frame": copied, "mean": 0 * test + train.mean(), "black": 0 * test - 1}
-report = {
-    name: {
-        "mse": float(np.mean((guess - test)[:, 1:] ** 2) / 4),
-        "psnr_db": float(np.mean(psnr(test[:, 1:], guess[:, 1:]))),
-    }
-    for name, guess in guesses.items()
-}
+report = {}
+for name, guess in guesses.items():  # of all frames but the first, on pixels in [0, 1]
+    error = float(np.mean((guess - test)[:, 1:] ** 2) / 4)
+    report[name] = {"mse": error, "psnr_db": float(np.mean(psnr(test[:, 1:], guess[:, 1:])))}
 report["bits_per_video"] = tokenizer.bits
 stream = Stream(tokenizer)
 parts = [keras.ops.convert_to_numpy(stream.encode(test[:4, a:b])) for a, b in ((0, 1), (1, 5), (5, 9))]

@@ -59,6 +59,35 @@ def test_mnist_latent_diffusion(tmp_path):
         assert (tmp_path / name).exists()
 
 
+def smoke(name, output, **environment):
+    """The report of an example at its smallest size, and what it printed."""
+    command = [sys.executable, EXAMPLES / name, "--smoke", "--output", output]
+    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+    assert result.returncode == 0, result.stderr[-3000:]
+    return json.loads((output / "report.json").read_text()), result.stdout
+
+
+@pytest.mark.slow
+def test_audio_codec(tmp_path):
+    report, printed = smoke("audio_codec.py", tmp_path, TFDS_DATA_DIR=str(tmp_path / "nothing"), HOME=str(tmp_path))
+    assert "Synthetic notes instead of spoken digits. No prepared spoken digits" in printed
+    assert report["kilobits_per_second"] == 1.0
+    assert 0 < report["mel_distance"] < 10 and np.isfinite(report["si_sdr_db"])
+    for name in ("spectrograms.png", "0_original.wav", "3_codec.wav", "codec.keras"):
+        assert (tmp_path / name).stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_video_tokenizer(tmp_path):
+    pytest.importorskip("mlxtend")
+    report, _ = smoke("video_tokenizer.py", tmp_path)
+    assert report["streamed codes that differ"] == 0
+    assert 0 < report["tokenizer"]["mse"] < 1 and report["mean"]["mse"] < report["black"]["mse"]
+    assert report["bits_per_video"] == 3 * 6 * 6 * 9
+    for name in ("filmstrip.png", "videos.gif", "tokenizer.keras"):
+        assert (tmp_path / name).stat().st_size > 1000
+
+
 def test_missing_data_is_said(tmp_path):
     environment = {**os.environ, "TFDS_DATA_DIR": str(tmp_path / "nothing"), "HOME": str(tmp_path)}
     command = [sys.executable, EXAMPLES / "mnist_latent_diffusion.py", "--full", "--output", tmp_path / "out"]

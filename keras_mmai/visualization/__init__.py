@@ -1,8 +1,9 @@
 """Pictures of what a model makes and of how it learns, as matplotlib figures.
 
 Every function returns a `matplotlib.figure.Figure` and, given `path`, also writes it as a PNG; `save_gif` writes a
-file alone and `codebook_report` gives numbers too. Figures are built without pyplot: no global state, no window, safe in threads and callbacks. Images are
-`(n, h, w, 1 | 3)` in [-1, 1], videos `(n, frames, h, w, 1 | 3)`, waveforms `(n, samples, 1)`.
+file alone, and `codebook_report` returns its figure among numbers. Figures are built without pyplot: no global state,
+no window, safe in threads and callbacks. Images are `(n, h, w, 1 | 3)` in [-1, 1], videos
+`(n, frames, h, w, 1 | 3)`, waveforms `(n, samples, 1)`.
 """
 
 from keras_mmai.visualization.codebook import codebook_report, codebook_usage
