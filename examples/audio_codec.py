@@ -51,7 +51,8 @@ codec = VQVAE(
     ema_decays=(0.99,),
 )
 steps = args.epochs * (len(train) // 16)
-codec.compile(keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(2e-3, steps), weight_decay=1e-4))
+schedule = keras.optimizers.schedules.CosineDecay(1e-3, steps)
+codec.compile(keras.optimizers.AdamW(schedule, weight_decay=1e-4, global_clipnorm=1.0))
 codec.fit(train, batch_size=16, epochs=args.epochs, validation_data=(test,), verbose=2)
 codec.assign_averages()
 

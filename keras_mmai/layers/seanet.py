@@ -51,13 +51,14 @@ class DilatedResidual(keras.layers.Layer):
 
     def build(self, input_shape):
         rank, filters = len(input_shape) - 2, input_shape[-1]
-        kwargs = dict(causal=self.causal, dtype=self.dtype_policy)
+        dtype = self.dtype_policy
         dilation = (self.dilation, *[1] * (rank - 1))
         self.chain = [
-            Snake(name="snake_wide", dtype=self.dtype_policy),
-            convolution(rank, filters, 3, dilation_rate=dilation, name="wide", **kwargs),
-            Snake(name="snake_narrow", dtype=self.dtype_policy),
-            convolution(rank, filters, 1, name="narrow", **kwargs),
+            Snake(name="snake_wide", dtype=dtype),
+            convolution(rank, filters, 3, causal=self.causal, dilation_rate=dilation, name="wide", dtype=dtype),
+            Snake(name="snake_narrow", dtype=dtype),
+            # from zero: a deep stack begins as the identity, and its signal does not grow
+            convolution(rank, filters, 1, kernel_initializer="zeros", name="narrow", dtype=dtype),
         ]
         for layer in self.chain:
             layer.build(input_shape)
