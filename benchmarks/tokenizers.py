@@ -1,0 +1,132 @@
+"""Quantizers at equal bits in one VQ-VAE on real images, and DeepMind's published curve beside ours.
+
+    python benchmarks/tokenizers.py cifar --data cifar10_jpeg_subset.npz --steps 1000 --seeds 1 --output out
+    TFDS_DATA_DIR=... python benchmarks/tokenizers.py mnist --steps 3000 --output out
+
+Every row is DeepMind's example (filters 64 and 128, Adam 3e-4, batches of 32) with another quantizer of 9 bits for each
+of the tokens: 8x8 of a CIFAR-10 image, 7x7 of an MNIST digit. Error is the squared error over the variance of the
+pixels: of the last 100 training steps, and of the test images, of which the codes in use and the perplexity are too.
+Means over seeds, with the standard deviation of the test error. Writes table.json and curves.png.
+"""
+
+import argparse
+import json
+import pathlib
+import time
+
+import keras
+import numpy as np
+from matplotlib.figure import Figure
+
+import keras_mmai
+from keras_mmai.data import load_mnist
+from keras_mmai.layers import (
+    FiniteScalarQuantizer,
+    LookupFreeQuantizer,
+    ResidualQuantizer,
+    SimVQ,
+    VectorQuantizer,
+)
+
+# printed by Sonnet's examples/vqvae_example.ipynb, on the true CIFAR-10: step -> error over variance
+DEEPMIND = {100: 0.483, 300: 0.190, 500: 0.147, 1000: 0.105, 2000: 0.081, 5000: 0.061, 10000: 0.056}
+WINDOW = 100  # steps
+
+ROWS = {
+    "VQ gradient": lambda seed: VectorQuantizer(512, 64, codebook="gradient", revival_threshold=0.0, seed=seed),
+    "VQ gradient, revival": lambda seed: VectorQuantizer(512, 64, codebook="gradient", seed=seed),
+    "VQ moving averages": lambda seed: VectorQuantizer(512, 64, revival_threshold=0.0, seed=seed),
+    "VQ moving averages, revival (default)": lambda seed: VectorQuantizer(512, 64, seed=seed),
+    "the same, rotation trick": lambda seed: VectorQuantizer(512, 64, gradient="rotation", seed=seed),
+    "the same, codes of width 8": lambda seed: VectorQuantizer(512, 64, code_dim=8, seed=seed),
+    "the same, cosine": lambda seed: VectorQuantizer(512, 64, distance="cosine", seed=seed),
+    "SimVQ": lambda seed: SimVQ(512, 64, seed=seed),
+    "FSQ 8x8x8": lambda seed: FiniteScalarQuantizer((8, 8, 8)),
+    "LFQ 9 bits": lambda seed: LookupFreeQuantizer(9),
+    "RVQ 32 + 16": lambda seed: ResidualQuantizer([VectorQuantizer(32, 64, seed=seed), VectorQuantizer(16, 64)]),
+}
+
+
+def images(dataset, path):
+    """Train and test images in [-1, 1]."""
+    if dataset == "mnist":
+        data = load_mnist("tfds")
+        return data["train"]["images"], data["test"]["images"]
+    data = np.load(path)
+    return tuple(data[name].astype("float32") / 127.5 - 1.0 for name in ("x_train", "x_test"))
+
+
+def run(make, train, test, steps, seed):
+    """One training: its curve, and what the table holds."""
+    keras.utils.set_random_seed(seed)
+    variance = float(train.var())
+    model = keras_mmai.VQVAE(train.shape[1:], quantizer=make(seed), data_variance=variance)
+    model.compile(keras.optimizers.Adam(3e-4))
+    random = np.random.RandomState(seed)
+
+    def batches():
+        while True:
+            yield (train[random.randint(0, len(train), 32)],)
+
+    start = time.perf_counter()
+    history = model.fit(batches(), steps_per_epoch=WINDOW, epochs=steps // WINDOW, verbose=0).history
+    seconds = time.perf_counter() - start
+    out = model.predict(test, batch_size=100, verbose=0)
+    metrics = [keras_mmai.tokenizers.Perplexity, keras_mmai.tokenizers.CodesInUse]
+    perplexity, in_use = (metric(model.vocabulary, model.quantizer.code_shape) for metric in metrics)
+    for metric in (perplexity, in_use):
+        metric.update_state(out["codes"])
+    return history["reconstruction"], {
+        "train": history["reconstruction"][-1],
+        "test": float(np.mean((out["outputs"] - test) ** 2)) / variance,
+        "perplexity": float(perplexity.result()),
+        "codes_in_use": float(in_use.result()),
+        "seconds": seconds,
+    }
+
+
+def plot(curves, path, with_deepmind):
+    figure = Figure(figsize=(8, 5), dpi=144, layout="constrained")
+    panel = figure.subplots()
+    for name, curve in curves.items():
+        panel.loglog(WINDOW * np.arange(1, len(curve) + 1), curve, label=name, linewidth=1.2)
+    if with_deepmind:
+        last = WINDOW * max(map(len, curves.values()))
+        printed = {step: error for step, error in DEEPMIND.items() if step <= last}
+        panel.plot(printed.keys(), printed.values(), "k.", label="DeepMind, printed (true CIFAR-10)")
+    panel.set_xlabel("training steps of 32 images")
+    panel.set_ylabel("squared error over variance")
+    panel.legend(fontsize=8, frameon=False)
+    figure.savefig(path)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", choices=["cifar", "mnist"])
+    parser.add_argument("--data", help="the npz file of CIFAR-10 images: x_train and x_test, uint8")
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--output", type=pathlib.Path, default="tokenizers_out")
+    args = parser.parse_args()
+    train, test = images(args.dataset, args.data)
+    args.output.mkdir(parents=True, exist_ok=True)
+    table, curves = {}, {}
+    print(f"{args.dataset}, {len(train)} images, {args.steps} steps, {args.seeds} seeds, {keras.backend.backend()}")
+    for name in args.rows:
+        runs = [run(ROWS[name], train, test, args.steps, seed) for seed in range(args.seeds)]
+        curves[name] = np.mean([curve for curve, _ in runs], axis=0).tolist()
+        table[name] = {key: float(np.mean([row[key] for _, row in runs])) for key in runs[0][1]}
+        table[name]["test_deviation"] = float(np.std([row["test"] for _, row in runs]))
+        row = table[name]
+        print(
+            f"{name:38} train {row['train']:.4f}  test {row['test']:.4f} +- {row['test_deviation']:.4f}  "
+            f"perplexity {row['perplexity']:5.0f}  codes {row['codes_in_use']:4.0f}  {row['seconds']:5.0f} s",
+            flush=True,
+        )
+        (args.output / "table.json").write_text(json.dumps({"table": table, "curves": curves}, indent=1))
+        plot(curves, args.output / "curves.png", args.dataset == "cifar")
+
+
+if __name__ == "__main__":
+    main()
