@@ -69,7 +69,7 @@ def run(make, train, test, steps, seed):
             yield (train[random.randint(0, len(train), 32)],)
 
     start = time.perf_counter()
-    history = model.fit(batches(), steps_per_epoch=WINDOW, epochs=steps // WINDOW, verbose=0).history
+    history = model.fit(batches(), steps_per_epoch=WINDOW, epochs=steps // WINDOW, shuffle=False, verbose=0).history
     seconds = time.perf_counter() - start
     out = model.predict(test, batch_size=100, verbose=0)
     metrics = [keras_mmai.tokenizers.Perplexity, keras_mmai.tokenizers.CodesInUse]

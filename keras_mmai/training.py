@@ -285,10 +285,16 @@ def freeze(model):
 
 
 def check_signal_values(x, name):
-    """Raises ValueError if the numpy signals `x` are integers, or reach out of [-1, 1]."""
+    """Raises ValueError if the numpy signals `x` (b, ...) are integers, hold NaN, or reach out of [-1, 1]."""
     if x.dtype.kind != "f":
         raise ValueError(f"{name} are float in [-1, 1]. Received: {x.dtype}. For 8-bit images: x / 127.5 - 1.")
     low, high = float(np.min(x, initial=0.0)), float(np.max(x, initial=0.0))
+    if np.isnan(low):
+        examples = np.isnan(x).reshape(len(x), -1).any(axis=1)
+        raise ValueError(
+            f"{name} must be finite. Received: NaN in {examples.sum()} of {len(x)} examples, the first at index "
+            f"{examples.argmax()}. Leave them out."
+        )
     if low < -1.001 or high > 1.001:
         raise ValueError(f"{name} must lie in [-1, 1]. Received: values from {low:g} to {high:g}.")
 

@@ -8,7 +8,16 @@ import pytest
 
 from keras_mmai import VAE, VQVAE, DiT, Generator
 from keras_mmai.diffusion import Ancestral, ClassifierFreeGuidance, Euler, GaussianDiffusion, Heun
-from keras_mmai.layers import VectorQuantizer
+from keras_mmai.layers import (
+    FiniteScalarQuantizer,
+    GroupedQuantizer,
+    LookupFreeQuantizer,
+    ResidualQuantizer,
+    SEANetDecoder,
+    SEANetEncoder,
+    SimVQ,
+    VectorQuantizer,
+)
 from keras_mmai.serving import Servable, warm_up_request
 
 BACKEND = keras.backend.backend()
@@ -241,6 +250,43 @@ def test_a_bare_tokenizer_is_served_too(make, tmp_path, capsys):
     found = dict(map(parse_warm_up, records(folder / "assets.extra" / "tf_serving_warmup_requests")))
     kind = (INT32, [1, 4, 4]) if model.vocabulary else (FLOAT, [1, 4, 4, 2])
     assert found["decode"] == {"tokens": kind} and set(found) == {"encode", "decode", "reconstruct"}
+
+
+def audio_tokenizer():
+    sizes = dict(filters=2, strides=(2, 4), causal=True)
+    quantizer = ResidualQuantizer([VectorQuantizer(16, 3, seed=i) for i in range(2)])
+    coders = dict(encoder=SEANetEncoder(output_dim=3, **sizes), decoder=SEANetDecoder(output_dim=1, **sizes))
+    return VQVAE((64, 1), causal=True, quantizer=quantizer, **coders)
+
+
+def video_tokenizer():
+    quantizer = GroupedQuantizer([LookupFreeQuantizer(3), FiniteScalarQuantizer((4, 3), 2), SimVQ(8, 2, code_dim=1)])
+    return VQVAE(
+        (5, 8, 8, 1), filters=(4, 6), strides=[(2, 2, 2), (2, 1, 1)], causal=True, quantizer=quantizer, **SIZES
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [audio_tokenizer, video_tokenizer])
+def test_tokenizers_of_time_and_every_quantizer_are_served(make, tmp_path):
+    model, numpy = make(), keras.ops.convert_to_numpy
+    x = np.random.default_rng(0).uniform(-0.5, 0.5, size=(3, *model.input_shape)).astype("float32")
+    folder = model.export(tmp_path / "served", verbose=False)
+    np.savez(tmp_path / "in.npz", x=x)
+    code = (
+        "import sys, numpy as np, tensorflow as tf\n"
+        "served = tf.saved_model.load(sys.argv[1]).signatures\n"
+        "x = tf.constant(np.load(sys.argv[2])['x'])\n"
+        "tokens = served['encode'](x=x)['tokens']\n"
+        "decoded, whole = served['decode'](tokens=tokens), served['reconstruct'](x=x)\n"
+        "np.savez(sys.argv[3], tokens=tokens, x=decoded['x'], whole=whole['x'])\n"
+        "assert 'keras_mmai' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, folder, tmp_path / "in.npz", tmp_path / "out.npz"], check=True)
+    out = np.load(tmp_path / "out.npz")
+    np.testing.assert_array_equal(out["tokens"], numpy(model.encode(x)))
+    np.testing.assert_allclose(out["x"], numpy(model.decode(out["tokens"])), atol=1e-5)
+    np.testing.assert_array_equal(out["x"], out["whole"])
 
 
 @pytest.mark.slow

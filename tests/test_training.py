@@ -121,23 +121,38 @@ def test_a_compiled_step_skips_a_batch_of_nan_too(name):
     assert all(word in changed for word in ("average_0", "average_1", "iteration", "momentum"))
 
 
+def generator(batches):
+    yield from batches
+
+
 def test_without_one_finite_step_the_losses_are_nan():
     model = make_dit()
     compile_eagerly(model, "sgd")
     bad = {**MODELS["dit"][1], "x": np.full_like(X, np.nan)}
-    history = model.fit(bad, batch_size=ROWS, epochs=2, validation_data=(bad,), verbose=0).history
+    train, validation = (generator([(bad,)] * 2) for _ in range(2))  # what comes as a whole is refused at once
+    history = model.fit(
+        train, steps_per_epoch=1, epochs=2, shuffle=False, validation_data=validation, validation_steps=1, verbose=0
+    ).history
     assert history["skipped_steps"] == [1.0, 1.0]
     for name in ("loss", "diffusion", "val_loss", "val_diffusion"):
         assert np.isnan(history[name]).all(), name
+
+
+def test_nan_in_data_that_is_there_as_a_whole_is_refused():
+    model, batch = make_dit(), dict(MODELS["dit"][1])
+    compile_eagerly(model, "sgd")
+    batch["x"] = batch["x"].copy()
+    batch["x"][3, 0, 0] = np.nan
+    with pytest.raises(ValueError, match=r"must be finite. Received: NaN in 1 of 8 examples, the first at index 3"):
+        model.fit(batch, batch_size=ROWS, verbose=0)
 
 
 def test_the_means_in_the_progress_bar_leave_skipped_steps_out():
     model = make_dit()
     compile_eagerly(model, keras.optimizers.SGD(0.0))
     batch = MODELS["dit"][1]
-    bad = np.concatenate([batch["x"], np.full_like(batch["x"], np.nan)])
-    data = {"x": bad, "t": np.tile(T, 2), "noise": np.tile(NOISE, (2, 1, 1, 1))}
-    history = model.fit(data, batch_size=ROWS, shuffle=False, verbose=0).history
+    bad = {**batch, "x": np.full_like(batch["x"], np.nan)}
+    history = model.fit(generator([(batch,), (bad,)]), steps_per_epoch=2, shuffle=False, verbose=0).history
     assert history["skipped_steps"] == [1.0]
     np.testing.assert_allclose([history["loss"][0], history["diffusion"][0]], loss_of(model, batch), rtol=1e-5)
 

@@ -129,6 +129,19 @@ def reach(layers):
     return math.ceil(steps)
 
 
+def margin(layers):
+    """Steps of the input around an output's own ones beyond which the output of `layers`, in order, sees nothing."""
+    steps, rate = Fraction(0), Fraction(1)
+    for layer in layers:
+        if hasattr(layer, "kernel_size"):
+            steps += rate * max((k - 1) * d for k, d in zip(layer.kernel_size, layer.dilation_rate))
+            transposed = isinstance(layer, tuple(TRANSPOSED.values()))
+            rate *= Fraction(1, min(layer.strides)) if transposed else max(layer.strides)
+        else:
+            steps += rate * getattr(layer, "reach", 0)
+    return math.ceil(steps)
+
+
 @register
 class ResidualStack(keras.layers.Layer):
     """`num_layers` times `x + conv1(relu(conv3(relu(x))))`, then ReLU: (b, *s, c) -> (b, *s, c).
@@ -191,6 +204,11 @@ class Chain(keras.layers.Layer):
     def reach(self):
         """Steps of the input before an output's own ones on which it depends, if causal."""
         return reach(self.layers)
+
+    @property
+    def margin(self):
+        """Steps of the input around an output's own ones, on any side, beyond which it depends on nothing."""
+        return margin(self.layers)
 
     def build(self, input_shape):
         self.layers = self.chain(len(input_shape) - 2)

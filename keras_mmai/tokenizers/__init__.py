@@ -7,6 +7,7 @@ from keras_mmai.tokenizers.lossless import LosslessTokenizer, PassThrough
 from keras_mmai.tokenizers.spectral import SpectralLoss
 from keras_mmai.tokenizers.streaming import Stream
 from keras_mmai.tokenizers.text import ByteTokenizer, TextTokenizer
+from keras_mmai.tokenizers.tiling import Tiles
 from keras_mmai.tokenizers.tokenizer import Standardize, Tokenizer
 from keras_mmai.tokenizers.usage import CodesInUse, Perplexity
 from keras_mmai.tokenizers.vae import VAE
@@ -27,5 +28,6 @@ __all__ = [
     "Standardize",
     "Stream",
     "TextTokenizer",
+    "Tiles",
     "Tokenizer",
 ]

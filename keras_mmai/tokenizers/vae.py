@@ -103,7 +103,7 @@ class VAE(ConvTokenizer):
         elif training:
             z = mean + ops.exp(0.5 * log_variance) * keras.random.normal(ops.shape(mean), seed=self.seed_generator)
         if training:
-            self.num_steps.assign_add(1.0)
+            self.num_steps.assign_add(ops.cast(ops.all(ops.isfinite(mean)), "float32"))  # what is not is no step
         return {
             "outputs": self.decoded(z),
             "latents": self.standardize(mean, training=training),

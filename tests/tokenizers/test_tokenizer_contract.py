@@ -176,10 +176,19 @@ def test_nan_in_one_signal_leaves_the_others_alone(make):
     bad = X.copy()
     bad[1] = np.nan
     for kind in model.tokens:
-        good, tokens = (numpy(model.encode(x, tokens=kind)) for x in (X, bad))
+        good, tokens = (numpy(model.encode(ops.convert_to_tensor(x), tokens=kind)) for x in (X, bad))
         np.testing.assert_allclose(np.delete(tokens, 1, 0), np.delete(good, 1, 0), atol=1e-5)
         if kind == "codes":
             assert tokens.min() >= 0 and tokens.max() < model.vocabulary
+
+
+def test_nan_in_an_array_is_an_error_that_says_where(make):
+    bad = X.copy()
+    bad[2:4] = np.nan
+    model = make()
+    for use in (model.encode, model.reconstruct):
+        with pytest.raises(ValueError, match=r"must be finite. Received: NaN in 2 of 5 examples, the first at index 2"):
+            use(bad)
 
 
 def test_errors_teach(make):
