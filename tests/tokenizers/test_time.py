@@ -95,7 +95,9 @@ def test_one_frame_alone_is_an_image():
         )
 
 
-@pytest.mark.parametrize("chunks", [1, 2, 3])
+@pytest.mark.parametrize(
+    "chunks", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
+)
 def test_chunks_equal_the_whole(model, chunks):
     """Chunks of 1, 2 or 3 tokens: shorter than what the convolutions reach back to."""
     x = signals(model.input_shape)
@@ -133,6 +135,7 @@ def test_a_chunk_that_does_not_fill_a_token():
         Stream(seanet(), "words")
 
 
+@pytest.mark.slow
 def test_an_audio_tokenizer_is_trained_saved_and_loaded(tmp_path):
     model = seanet(perceptual_loss=SpectralLoss(8000, (16, 32), (4, 6)), sample_rate=8000)
     time = np.arange(64) / 8000
@@ -141,7 +144,7 @@ def test_an_audio_tokenizer_is_trained_saved_and_loaded(tmp_path):
     logs = model.fit(x, batch_size=8, epochs=6, verbose=0).history
     for name in ("reconstruction", "stft", "mel", "commitment"):
         assert np.isfinite(logs[name]).all()
-    assert logs["mel"][-1] < logs["mel"][0] and logs["reconstruction"][-1] < 0.7 * logs["reconstruction"][0]
+    assert logs["mel"][-1] < 0.8 * logs["mel"][0] and logs["stft"][-1] < 0.9 * logs["stft"][0]
     assert model.bits == 8 * 2 * 4 and model.bits_per_second == 8000
     model.save(tmp_path / "audio.keras")
     loaded = keras.saving.load_model(tmp_path / "audio.keras")
