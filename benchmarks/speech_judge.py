@@ -1,4 +1,4 @@
-"""How well does a codec keep speech? A classifier of spoken digits hears real recordings and what the codec makes of them.
+"""How well does a codec keep speech? A classifier of spoken digits hears recordings and what the codec makes of them.
 
     TFDS_DATA_DIR=... python benchmarks/speech_judge.py audio_run/codec.keras
 
