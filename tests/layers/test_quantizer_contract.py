@@ -47,7 +47,11 @@ PUBLIC = {
 }
 
 
-@pytest.fixture(params=EXAMPLES)
+# one of each class is enough for a quick run
+VARIANTS = ("cosine", "projected grid", "spherical", "projected residual", "grouped residual")
+
+
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name in VARIANTS)) for name in EXAMPLES])
 def example(request):
     make, code_shape = EXAMPLES[request.param]
 
@@ -175,7 +179,7 @@ def test_codes_do_not_depend_on_the_batch(example, forward):
         np.testing.assert_array_equal(numbers(forward(layer, {"z": z[i : i + 1]})["codes"])[0], whole[i])
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float16"])
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_float32_inside_under_every_policy(example, policy, forward):
     make, _ = example
     low, full = make(dtype=policy), make()
@@ -187,11 +191,12 @@ def test_float32_inside_under_every_policy(example, policy, forward):
     assert_same_state(low, full)
 
 
+@pytest.mark.slow
 def test_running_use_of_codes(example, compiled):
     make, code_shape = example
     layer, z = make(), normal(256, 4)
     step = compiled(layer, training=True)
-    for _ in range(500):  # the moving average forgets what was before
+    for _ in range(300):  # the moving average forgets what was before
         output = step({"z": z})
     if any(v.name == "sums" for v in layer.weights):  # codes that move: compare with the last ones
         output = step({"z": z})

@@ -35,6 +35,7 @@ def model(request):
     )
 
 
+@pytest.mark.slow
 def test_is_trained_and_used(model, tmp_path):
     x = waves(64)
     model.compile(keras.optimizers.Adam(1e-2))
