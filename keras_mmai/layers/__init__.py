@@ -1,8 +1,9 @@
 """Blocks with weights, of any rank, that know nothing of diffusion or data."""
 
 from keras_mmai.layers.attention import SelfAttention
+from keras_mmai.layers.coders import ConvDecoder, ConvEncoder
 from keras_mmai.layers.conditioning import LabelEmbedding, TimestepEmbedding, timestep_embedding
-from keras_mmai.layers.convolution import CausalConvolution, ConvDecoder, ConvEncoder, ResidualStack
+from keras_mmai.layers.convolution import CausalConvolution, ResidualStack
 from keras_mmai.layers.dit import DiTBlock, DiTOutput, Modulation
 from keras_mmai.layers.feed_forward import FeedForward, SwiGLU
 from keras_mmai.layers.patches import PatchEmbed, patchify, unpatchify

@@ -9,7 +9,8 @@ eq. 3), which keeps a periodic signal periodic:
 import keras
 from keras import ops
 
-from keras_mmai.layers.convolution import Chain, convolution, per_axis
+from keras_mmai.layers.coders import Chain
+from keras_mmai.layers.convolution import convolution, per_axis
 from keras_mmai.serialization import register
 
 DILATIONS = (1, 3, 9)

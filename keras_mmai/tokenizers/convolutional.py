@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from keras_mmai.layers.convolution import ConvDecoder, ConvEncoder
+from keras_mmai.layers.coders import ConvDecoder, ConvEncoder
 from keras_mmai.tokenizers.tokenizer import Standardize, Tokenizer, signal_of
 
 
@@ -148,11 +148,9 @@ class ConvTokenizer(Tokenizer):
         return self.decoded(self.from_tokens(latents, "latents"))
 
     def named_losses(self, x, y_pred):
-        signal = ops.cast(signal_of(x), "float32")
-        error = ops.square(y_pred["outputs"] - signal)
-        losses = {"reconstruction": ops.mean(error, axis=tuple(range(1, len(error.shape)))) / self.data_variance}
+        losses = super().named_losses(x, y_pred)
         if self.perceptual_loss is not None:
-            losses |= self.perceptual_loss(signal, y_pred["outputs"])
+            losses |= self.perceptual_loss(ops.cast(signal_of(x), "float32"), y_pred["outputs"])
         return losses
 
 

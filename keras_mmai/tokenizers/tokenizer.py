@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_mmai.serialization import register
 from keras_mmai.serving import Servable, codec_signatures
-from keras_mmai.training import TrainingModel, check_signal_values
+from keras_mmai.training import TrainingModel, batch_size, check_signal_values
 
 MOMENTUM = 0.99
 
@@ -67,6 +67,7 @@ class Tokenizer(Servable, TrainingModel):
 
     vocabulary = None
     tokens = ("latents",)
+    quantizer_losses = ()  # names of losses that quantizers add, and `call` returns
 
     def encode(self, x, tokens=None):
         """Signal to tokens, of the first kind in `self.tokens` unless said otherwise.
@@ -145,6 +146,16 @@ class Tokenizer(Servable, TrainingModel):
                 f"{type(self).__name__} has codes in 0..{self.vocabulary - 1}. Received: values from {low} to {high}"
             )
 
+    def named_losses(self, x, y_pred):
+        error = ops.square(y_pred["outputs"] - ops.cast(signal_of(x), "float32"))
+        return {"reconstruction": ops.mean(error, axis=tuple(range(1, len(error.shape)))) / self.data_variance}
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        total = super().compute_loss(x, y, y_pred, sample_weight, training)
+        for name in self.quantizer_losses:  # already in the total, by `add_loss`
+            self.track(name, y_pred[name][0], batch_size(x))
+        return total
+
     def serving_signatures(self):
         """{name: (function, {argument: (shape, dtype)})} of the SavedModel that `export` writes."""
         tokens = (self.token_shape, "int32") if self.vocabulary else (self.latent_shape, "float32")
@@ -154,3 +165,9 @@ class Tokenizer(Servable, TrainingModel):
 def signal_of(x):
     """The signal of a batch that is an array, or a dict with the array under "x"."""
     return x["x"] if isinstance(x, dict) else x
+
+
+def by_rows(losses, outputs):
+    """Scalar losses repeated for each row of `outputs`, since `predict` joins what a call returns by rows."""
+    ones = ops.ones_like(outputs[(slice(None), *[0] * (len(outputs.shape) - 1))])
+    return {name: loss * ones for name, loss in losses.items()}

@@ -7,9 +7,8 @@ from keras import ops
 from keras_mmai.layers.quantizers import VectorQuantizer
 from keras_mmai.serialization import register
 from keras_mmai.tokenizers.convolutional import ConvTokenizer
-from keras_mmai.tokenizers.tokenizer import signal_of
+from keras_mmai.tokenizers.tokenizer import by_rows, signal_of
 from keras_mmai.tokenizers.usage import CodesInUse, Perplexity
-from keras_mmai.training import batch_size
 
 
 @register
@@ -81,6 +80,7 @@ class VQVAE(ConvTokenizer):
             **kwargs,
         )
         self.quantizer = quantizer
+        self.quantizer_losses = quantizer.loss_names
         self.vocabulary = quantizer.vocabulary
         self.token_shape = (*self.grid, *quantizer.code_shape)
         self.perplexity = Perplexity(self.vocabulary, quantizer.code_shape)
@@ -113,8 +113,7 @@ class VQVAE(ConvTokenizer):
         latents = self.standardize(z, training=training)
         quantized = self.quantizer(z, training=training)
         outputs = self.decoded(quantized["quantized"])
-        ones = ops.ones_like(outputs[(slice(None), *[0] * len(self.input_shape))])  # `predict` joins outputs by rows
-        losses = {name: loss * ones for name, loss in quantized["losses"].items()}
+        losses = by_rows(quantized["losses"], outputs)
         return {"outputs": outputs, "codes": quantized["codes"], "latents": latents, **losses}
 
     def to_tokens(self, z, kind):
@@ -128,8 +127,6 @@ class VQVAE(ConvTokenizer):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         total = super().compute_loss(x, y, y_pred, sample_weight, training)
-        for name in self.quantizer.loss_names:  # already in the total, by `add_loss`
-            self.track(name, y_pred[name][0], batch_size(x))
         finite = ops.all(ops.isfinite(y_pred["latents"]), axis=-1)  # what is not has code 0, and is no use of it
         self.perplexity.update_state(y_pred["codes"], finite)
         self.codes_in_use.update_state(y_pred["codes"], finite)

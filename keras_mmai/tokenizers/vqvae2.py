@@ -6,13 +6,13 @@ import math
 
 from keras import ops
 
-from keras_mmai.layers.convolution import Chain, ResidualStack, convolution
+from keras_mmai.layers.coders import Chain
+from keras_mmai.layers.convolution import ResidualStack, convolution
 from keras_mmai.layers.quantizers import VectorQuantizer
 from keras_mmai.serialization import register
 from keras_mmai.tokenizers.convolutional import check_shape
-from keras_mmai.tokenizers.tokenizer import Standardize, Tokenizer, signal_of
+from keras_mmai.tokenizers.tokenizer import Standardize, Tokenizer, by_rows, signal_of
 from keras_mmai.tokenizers.usage import CodesInUse, Perplexity
-from keras_mmai.training import batch_size
 
 
 class Sequence(Chain):
@@ -185,11 +185,11 @@ class VQVAE2(Tokenizer):
             self.standardize(z_top, training=training), self.standardize_bottom(z_bottom, training=training)
         )
         outputs = self._decode(top["quantized"], bottom["quantized"])
-        ones = ops.ones_like(outputs[(slice(None), *[0] * len(self.input_shape))])  # `predict` joins outputs by rows
         losses = {
-            name: ones * sum(level["losses"][name] for level in (top, bottom) if name in level["losses"])
+            name: sum(level["losses"][name] for level in (top, bottom) if name in level["losses"])
             for name in self.quantizer_losses
         }
+        losses = by_rows(losses, outputs)
         return {"outputs": outputs, "codes": self._join(top["codes"], bottom["codes"]), "latents": latents, **losses}
 
     def encode_codes(self, x):
@@ -210,14 +210,8 @@ class VQVAE2(Tokenizer):
         top, bottom = self.standardize.inverse(top), self.standardize_bottom.inverse(bottom)
         return self._decode(self.top.encode(top)["quantized"], self.bottom.encode(bottom)["quantized"])
 
-    def named_losses(self, x, y_pred):
-        error = ops.square(y_pred["outputs"] - ops.cast(signal_of(x), "float32"))
-        return {"reconstruction": ops.mean(error, axis=tuple(range(1, len(error.shape)))) / self.data_variance}
-
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         total = super().compute_loss(x, y, y_pred, sample_weight, training)
-        for name in self.quantizer_losses:  # already in the total, by `add_loss`
-            self.track(name, y_pred[name][0], batch_size(x))
         finite = ops.all(ops.isfinite(y_pred["latents"]), axis=-1)  # what is not has code 0, and is no use of it
         parts = zip(*(ops.split(values, [self.sizes[0]], axis=1) for values in (y_pred["codes"], finite)))
         for level, (codes, valid) in zip(("top", "bottom"), parts):

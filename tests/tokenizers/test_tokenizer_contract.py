@@ -67,9 +67,10 @@ def fitted():
             keras.utils.set_random_seed(0)
             models[name] = EXAMPLES[name]()
             # the statistics are means over the whole training: in most of it the encoder must stand still
-            rate = keras.optimizers.schedules.PolynomialDecay(1e-2, 20, end_learning_rate=0.0)
+            epochs = {"VQVAE2": 48}.get(name, 12)  # what two levels have in common takes longer to find
+            rate = keras.optimizers.schedules.PolynomialDecay(1e-2, 8 * epochs // 5, end_learning_rate=0.0)
             models[name].compile(keras.optimizers.Adam(rate))
-            models[name].fit(waves(128, (8, 8, 1)), batch_size=16, epochs=12, verbose=0)
+            models[name].fit(waves(128, (8, 8, 1)), batch_size=16, epochs=epochs, verbose=0)
         return models[name]
 
     return get
@@ -139,7 +140,7 @@ def test_latents_are_standardised_and_the_signal_learned(make, fitted, request):
     assert np.abs(latents.mean(0)).max() < 0.2
     np.testing.assert_allclose(latents.std(0), 1.0, atol=0.2)
     error = np.mean((numpy(model.reconstruct(x)) - x) ** 2)
-    assert error < (1.0 if isinstance(model, VQVAE2) else 0.7) * np.var(x)  # two levels need more than these few steps
+    assert error < 0.7 * np.var(x)
 
 
 def test_config_round_trip(make):

@@ -10,9 +10,6 @@ With the code e of a latent z and sg the stop-gradient:
 
 The rotation trick (Fifty et al. 2024, arXiv:2410.06424, section 4) replaces the gradient of (2) by that of
 lambda R z, with R the rotation that carries z to the direction of e and lambda = |e| / |z|, both held constant.
-
-SimVQ (Zhu et al. 2024, arXiv:2411.02038) draws the codes once and learns one linear map of all of them by (4), so that
-each step moves every code and none is left behind.
 """
 
 import keras
@@ -61,9 +58,10 @@ class CodebookQuantizer(Quantizer):
         return ops.take(self.codes, codes, axis=0)
 
     def start(self, clean, valid):
-        """Before a training step of the rows `clean` (n, code_dim), of which the valid ones count."""
+        """Before a training step of the rows `clean` (n, code_dim), of which the valid ones count. What it returns is
+        handed to `move`."""
 
-    def move(self, clean, codes, valid):
+    def move(self, clean, codes, valid, started_with):
         """After the step."""
         self.track_use(codes, valid)
 
@@ -73,8 +71,7 @@ class CodebookQuantizer(Quantizer):
     def encode_rows(self, rows, valid, leading_shape, training):
         rows = self.compared(rows)
         clean = ops.stop_gradient(rows)
-        if training:
-            self.start(clean, valid)
+        started_with = self.start(clean, valid) if training else None
         codebook = self.codes
         codes = nearest_code(clean, ops.stop_gradient(codebook))
         chosen = ops.take(codebook, codes, axis=0)
@@ -82,7 +79,7 @@ class CodebookQuantizer(Quantizer):
         if "codebook" in self.loss_names:
             losses["codebook"] = mean_square(valid, clean, chosen)
         if training:
-            self.move(clean, codes, valid)
+            self.move(clean, codes, valid, started_with)
         return self.pass_gradient(rows, chosen), codes, losses
 
 
@@ -206,12 +203,15 @@ class VectorQuantizer(CodebookQuantizer):
         self.counts.assign(counts)
 
     def start(self, clean, valid):
-        """The first values of the codebook, from the first batch with a valid row."""
-        if self.initialization == "uniform":
-            return
+        """Draws a latent for each code, and gives the codebook its first values in the first batch with a valid row."""
+        candidates = self._candidates(clean, valid)
+        if self.initialization != "uniform":
+            self._start_from(candidates, clean, valid)
+        return candidates
+
+    def _start_from(self, candidates, clean, valid):
         # where there are replicas, the first one's rows decide for all
         first = ops.logical_and(ops.logical_not(self.started), of_first_replica(ops.any(valid)))
-        candidates = self._candidates(clean, valid)  # not inside the branch, where no random state may move
 
         def from_batch():
             codebook = candidates
@@ -226,7 +226,7 @@ class VectorQuantizer(CodebookQuantizer):
         self._place(codebook, ops.where(first, 1.0, ops.convert_to_tensor(self.counts)))
         self.initialized.assign(ops.maximum(ops.cast(first, "float32"), self.initialized))
 
-    def move(self, clean, codes, valid):
+    def move(self, clean, codes, valid, candidates):
         """Equation (5), then revival of codes that the data has left."""
         counts = sum_across_replicas(count_codes(codes, valid, self.num_embeddings))
         decay = ops.where(ops.sum(counts) > 0, self.decay, 1.0)  # a batch of padding or of NaN moves nothing
@@ -240,61 +240,9 @@ class VectorQuantizer(CodebookQuantizer):
         if self.revival_threshold > 0.0:
             average = ops.mean(counts)
             dead = ops.logical_and(counts < self.revival_threshold * average, of_first_replica(ops.any(valid)))
-            codebook = ops.where(dead[:, None], of_first_replica(self._candidates(clean, valid)), codebook)
+            codebook = ops.where(dead[:, None], of_first_replica(candidates), codebook)
             counts = ops.where(dead, self.revival_threshold * average, counts)
         self._place(codebook, counts)
-
-
-@register
-class SimVQ(CodebookQuantizer):
-    """Codes that are drawn once and move together, by a linear map that is learned.
-
-    Call, outputs and masks: see `Quantizer`. Losses: "commitment" and "codebook".
-
-    Args:
-        num_embeddings: int k, number of codes.
-        embedding_dim: int, width of the latents.
-        distance: "euclidean", or "cosine": latents and codes are compared, and given out, at unit length.
-        commitment_weight: float, beta.
-        code_dim: int, width of the codes, to which the latents are projected; None is `embedding_dim`.
-        seed: int or None.
-
-    Raises:
-        ValueError: at construction on a word or number out of range; when called on latents of another width.
-    """
-
-    loss_names = ("commitment", "codebook")
-
-    def __init__(
-        self,
-        num_embeddings,
-        embedding_dim,
-        distance="euclidean",
-        commitment_weight=0.25,
-        code_dim=None,
-        seed=None,
-        **kwargs,
-    ):
-        super().__init__(
-            num_embeddings, embedding_dim, code_dim or embedding_dim, distance, commitment_weight, **kwargs
-        )
-        self.seed = seed
-
-    def build_codes(self):
-        self.basis = self.add_weight(
-            shape=(self.num_embeddings, self.code_dim),
-            initializer=keras.initializers.RandomNormal(stddev=self.code_dim**-0.5, seed=self.seed),
-            name="basis",
-            **STATE,
-        )
-        self.map = keras.layers.Dense(self.code_dim, kernel_initializer="identity", name="map", dtype="float32")
-        self.map.build((None, self.code_dim))
-        self.add_use()
-
-    @property
-    def codes(self):
-        codebook = self.map(ops.convert_to_tensor(self.basis))
-        return unit(codebook) if self.distance == "cosine" else codebook
 
 
 def rotated(z, e):
