@@ -209,6 +209,7 @@ QUANTIZERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", QUANTIZERS.values(), ids=QUANTIZERS)
 def test_every_place_of_a_vqvae(make):
     tokenizer = VQVAE((8, 8, 1), quantizer=make(), **SIZES)
@@ -238,6 +239,7 @@ PICTURES = {  # quantizer of latents of one channel, input shape, cell
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make, input_shape, cell", PICTURES.values(), ids=PICTURES)
 def test_texts_are_on_the_page_and_apart(make, input_shape, cell, tmp_path):
     data = np.random.default_rng(0).uniform(-1, 1, size=(40, *input_shape)).astype("float32")

@@ -123,6 +123,7 @@ def test_the_ode_ends_at_its_exact_solution(sampler, schedule, gaussian_model, c
     assert fine < 0.03 and fine < coarse / 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", DETERMINISTIC, ids=repr)
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 @pytest.mark.parametrize("prediction", ["data", "noise", "velocity", "v"])

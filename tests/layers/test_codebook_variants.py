@@ -94,6 +94,7 @@ def test_bfloat16_with_rotation_is_exact():
     np.testing.assert_array_equal(*(numbers(ops.cast(x, "float32")) for x in (output["quantized"], expected)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [

@@ -35,7 +35,10 @@ EXAMPLES = {
 }
 
 
-@pytest.mark.parametrize("make, shape, tile", EXAMPLES.values(), ids=EXAMPLES)
+@pytest.mark.parametrize(
+    "make, shape, tile",
+    [pytest.param(*row, id=name, marks=[pytest.mark.slow] * (name != "vae")) for name, row in EXAMPLES.items()],
+)
 def test_tiles_equal_the_whole(make, shape, tile):
     """A tile with less around it than the convolutions reach would differ at its edges."""
     model = make()

@@ -50,7 +50,9 @@ def numbers(x):
     return ops.convert_to_numpy(x)
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(
+    params=[pytest.param(name, marks=[pytest.mark.slow] * (name not in ("audio", "video"))) for name in MODELS]
+)
 def model(request):
     return MODELS[request.param]()
 

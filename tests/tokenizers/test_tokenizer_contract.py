@@ -289,6 +289,7 @@ def test_data_variance_divides_the_reconstruction():
     np.testing.assert_allclose(losses[1], 4 * losses[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codebook", ["ema", "gradient"])
 def test_vqvae_learns_a_codebook_of_either_kind(codebook):
     model = VQVAE((8, 1), quantizer=VectorQuantizer(8, 4, codebook=codebook), **SIZES)
