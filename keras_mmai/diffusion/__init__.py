@@ -24,7 +24,6 @@ prediction at sigma = 0) the smallest solution of (1) and (2) takes the place of
 """
 
 from keras_mmai.diffusion.guidance import ClassifierFreeGuidance
-from keras_mmai.diffusion.noise import normal, threefry_2x32, uniform
 from keras_mmai.diffusion.process import Denoiser, GaussianDiffusion
 from keras_mmai.diffusion.samplers import DDIM, Ancestral, Euler, Heun, Sampler
 from keras_mmai.diffusion.schedules import (
@@ -41,6 +40,7 @@ from keras_mmai.diffusion.schedules import (
     uniform_times,
 )
 from keras_mmai.diffusion.times import LogitNormalTimes, Times, UniformTimes, stratified
+from keras_mmai.noise import normal, threefry_2x32, uniform
 
 __all__ = [
     "DDIM",

@@ -107,14 +107,14 @@ class ConvTokenizer(Tokenizer):
         self.build_averages()
         self.built = True
 
-    def encode(self, x, tokens=None, sample_rate=None):
+    def encode(self, x, tokens=None, seed=None, temperature=1.0, sample_rate=None):
         """Signal to tokens: see `Tokenizer`. A `sample_rate` other than the tokenizer's is an error."""
         if sample_rate not in (None, self.sample_rate):
             raise ValueError(
                 f"{self.name} takes signals at sample_rate={self.sample_rate}. Received: sample_rate={sample_rate}. "
                 "Resample the signal."
             )
-        return super().encode(x, tokens)
+        return super().encode(x, tokens, seed, temperature)
 
     def encoded(self, x, lead=True):
         """What the encoder makes of a signal of any length, float32; `lead`: whether it begins with the first frame."""

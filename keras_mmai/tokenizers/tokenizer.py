@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_mmai.noise import row_seeds
 from keras_mmai.serialization import register
 from keras_mmai.serving import Servable, codec_signatures
 from keras_mmai.training import TrainingModel, batch_size, check_signal_values
@@ -69,17 +70,28 @@ class Tokenizer(Servable, TrainingModel):
     tokens = ("latents",)
     quantizer_losses = ()  # names of losses that quantizers add, and `call` returns
 
-    def encode(self, x, tokens=None):
+    def encode(self, x, tokens=None, seed=None, temperature=1.0):
         """Signal to tokens, of the first kind in `self.tokens` unless said otherwise.
 
+        Without a seed they are the nearest codes, or the mean latents. With one they are drawn: codes as `sample` of
+        the quantizer says, latents of a `VAE` from its posterior with the deviation times the temperature.
+
+        Args:
+            x: (b, *input_shape) float.
+            tokens: "codes", "latents" or None.
+            seed: int, or int32 (b, 2) with a seed for each row; None.
+            temperature: float > 0.
+
         Raises:
-            ValueError: on another shape than (b, *input_shape), integers, numpy values out of [-1, 1], or a kind of
-                tokens that this tokenizer does not have.
+            ValueError: on another shape than (b, *input_shape), integers, numpy values out of [-1, 1], a kind of
+                tokens that this tokenizer does not have, or a seed for tokens that are not drawn.
         """
         if isinstance(x, np.ndarray):
             self.check_values(x)
         kind = self.kind_of_tokens(tokens)
         x = self._check_signal(x)
+        if seed is not None:
+            return self.draw_tokens(x, kind, row_seeds(seed, ops.shape(x)[0]), temperature)
         return self.encode_codes(x) if kind == "codes" else self.encode_latents(x)
 
     def kind_of_tokens(self, tokens):
@@ -98,6 +110,10 @@ class Tokenizer(Servable, TrainingModel):
     def encode_latents(self, x):
         """The standardised latents of a signal."""
         raise NotImplementedError
+
+    def draw_tokens(self, x, kind, seed, temperature):
+        """Tokens of a kind by chance, if there are any, with seeds int32 (b, 2)."""
+        raise ValueError(f"The {kind} of {type(self).__name__} are not drawn: leave `seed` out.")
 
     def decode(self, tokens):
         """Tokens of either kind to a signal (b, *input_shape), float32 in [-1, 1].

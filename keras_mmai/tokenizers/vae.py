@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_mmai.noise import normal
 from keras_mmai.serialization import register
 from keras_mmai.tokenizers.convolutional import ConvTokenizer
 
@@ -117,6 +118,11 @@ class VAE(ConvTokenizer):
 
     def to_tokens(self, z, kind):
         return self.standardize(self.split(z)[0], training=False)
+
+    def draw_tokens(self, x, kind, seed, temperature):
+        mean, log_variance = self.moments(x)
+        noise = normal(seed, self.latent_shape)
+        return self.standardize(mean + temperature * ops.exp(0.5 * log_variance) * noise, training=False)
 
     def from_tokens(self, tokens, kind):
         return self.standardize.inverse(tokens)

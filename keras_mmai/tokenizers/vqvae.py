@@ -119,6 +119,11 @@ class VQVAE(ConvTokenizer):
     def to_tokens(self, z, kind):
         return self.quantizer.encode(z)["codes"] if kind == "codes" else self.standardize(z, training=False)
 
+    def draw_tokens(self, x, kind, seed, temperature):
+        if kind == "codes":
+            return self.quantizer.sample(self.encoded(x), seed, temperature)
+        return super().draw_tokens(x, kind, seed, temperature)
+
     def from_tokens(self, tokens, kind):
         """Standardised latents are snapped to their nearest codes."""
         if kind == "codes":

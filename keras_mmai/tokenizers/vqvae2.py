@@ -9,6 +9,7 @@ from keras import ops
 from keras_mmai.layers.coders import Chain
 from keras_mmai.layers.convolution import ResidualStack, convolution
 from keras_mmai.layers.quantizers import VectorQuantizer
+from keras_mmai.noise import split
 from keras_mmai.serialization import register
 from keras_mmai.tokenizers.convolutional import check_shape
 from keras_mmai.tokenizers.tokenizer import Standardize, Tokenizer, by_rows, signal_of
@@ -194,6 +195,20 @@ class VQVAE2(Tokenizer):
 
     def encode_codes(self, x):
         (_, top), (_, bottom) = self._levels(x, self.top.encode, self.bottom.encode)
+        return self._join(top["codes"], bottom["codes"])
+
+    def draw_tokens(self, x, kind, seed, temperature):
+        if kind != "codes":
+            return super().draw_tokens(x, kind, seed, temperature)
+
+        def drawing(quantizer, level):
+            def draw(z):
+                codes = quantizer.sample(z, split(seed, 2)[:, level], temperature)
+                return {"codes": codes, "quantized": quantizer.lookup(codes)}
+
+            return draw
+
+        (_, top), (_, bottom) = self._levels(x, drawing(self.top, 0), drawing(self.bottom, 1))
         return self._join(top["codes"], bottom["codes"])
 
     def encode_latents(self, x):

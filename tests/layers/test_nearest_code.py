@@ -70,6 +70,15 @@ def test_many_codes_are_searched_in_chunks_too(k, monkeypatch):
     assert int(found[0]) == 3
 
 
+def test_draws_are_chunked(monkeypatch):
+    z, codes, seed = 300 + normal(50, 4), 300 + normal(16, 4, seed=1), np.arange(100, dtype="int32").reshape(50, 2)
+    arguments = [ops.convert_to_tensor(x) for x in (z, codes, seed)]
+    whole = numbers(search.draw_code(*arguments, 1.0))
+    monkeypatch.setattr(search, "SCORE_BYTES", 8 * 16 * 4)  # eight rows at once
+    np.testing.assert_array_equal(search.draw_code(*arguments, 1.0), whole)
+    assert (whole != nearest(z, codes)).any()
+
+
 def test_perplexity():
     assert float(layers.perplexity(ops.convert_to_tensor([2.0, 2.0, 0.0, 2.0]))) == pytest.approx(3, rel=1e-5)
     assert float(layers.perplexity(ops.zeros(4))) == 0

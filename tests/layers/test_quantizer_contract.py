@@ -2,6 +2,7 @@
 
 import inspect
 
+import keras
 import numpy as np
 import pytest
 from codebook import normal, numbers
@@ -115,6 +116,59 @@ def test_distances_are_least_to_the_chosen_codes(example):
             other[(slice(None), slice(None), *place)] = code
             there = numbers(layer.distances(z, other))[(slice(None), slice(None), *place)]
             assert (distances[(slice(None), slice(None), *place)] <= there + 1e-5).all()
+
+
+def test_codes_are_drawn_by_their_distance(example):
+    """At every place, given the codes before it, p(k) ~ exp(-d^2 / temperature)."""
+    make, code_shape = example
+    layer, temperature = make(), 1.5
+    z = np.tile(0.7 * normal(1, 1, 4, seed=3), (20, 500, 1))
+    codes = numbers(layer.sample(z, 0, temperature))
+    assert codes.shape == (20, 500, *code_shape) and codes.dtype == "int32"
+    codes = codes.reshape(20 * 500, -1)
+    for place, size in enumerate(layer.vocabularies):
+        prefixes, counts = np.unique(codes[:, :place], axis=0, return_counts=True)
+        prefix = prefixes[counts.argmax()]
+        found = codes[(codes[:, :place] == prefix).all(axis=1), place]
+        tried = np.zeros((size, codes.shape[1]), "int32")
+        tried[:, :place], tried[:, place] = prefix, np.arange(size)
+        distance = numbers(layer.distances(np.tile(z[0, :1], (size, 1)), tried.reshape(size, *code_shape)))
+        score = np.exp(-(distance.reshape(size, -1)[:, place].astype("float64") ** 2) / temperature)
+        expected, n = score / score.sum(), len(found)
+        assert n > 300 and expected.max() < 0.95  # or this would show nothing
+        deviation = np.sqrt(expected * (1 - expected) / n)
+        assert (np.abs(np.bincount(found, minlength=size) / n - expected) < 5 * deviation + 1 / n).all()
+
+
+class Draw(keras.layers.Layer):
+    def __init__(self, quantizer):
+        super().__init__()
+        self.quantizer = quantizer
+
+    def call(self, z, seed):
+        return self.quantizer.sample(z, seed, 2.0)
+
+
+def test_a_draw_is_of_its_row_and_seed(example, compiled):
+    make, _ = example
+    layer, z = make(), normal(3, 5, 4)
+    seed = np.array([[0, 7], [0, 8], [1, 7]], "int32")
+    codes = numbers(compiled(Draw(layer))({"z": z, "seed": seed}))
+    np.testing.assert_array_equal(codes[1:2], layer.sample(z[1:2], seed[1:2], 2.0))
+    assert (codes != numbers(layer.sample(z, seed + 1, 2.0))).any()
+    np.testing.assert_array_equal(layer.sample(z, 0, 1e-6), layer.encode(z)["codes"])
+    broken = z.copy()
+    broken[0, 1] = np.nan
+    others = np.arange(15).reshape(3, 5) != 1
+    np.testing.assert_array_equal(
+        numbers(layer.sample(broken, 0, 2.0))[others], numbers(layer.sample(z, 0, 2.0))[others]
+    )
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0])
+def test_a_temperature_is_positive(example, temperature):
+    with pytest.raises(ValueError, match="temperature"):
+        example[0]().sample(normal(2, 4), 0, temperature)
 
 
 def test_losses_are_added_once(example):

@@ -117,6 +117,33 @@ def test_kinds_of_tokens_agree_with_each_other_and_with_call(make):
         np.testing.assert_allclose(numpy(model.decode(model.encode(X, tokens=kind))), reconstruction, atol=1e-5)
 
 
+def test_tokens_are_drawn_with_a_seed(make):
+    model = make()
+    drawn = model.tokens[0]
+    tokens = model.encode(X, seed=3, temperature=2.0)
+    check_tokens(model, drawn, tokens, len(X))
+    again = model.encode(X[1:3], seed=np.array([[3, 1], [3, 2]], "int32"), temperature=2.0)
+    np.testing.assert_allclose(numpy(again), numpy(tokens)[1:3], atol=1e-5)  # a row has a seed of its own
+    assert (numpy(tokens) != numpy(model.encode(X))).any()
+    assert (numpy(tokens) != numpy(model.encode(X, seed=4, temperature=2.0))).any()
+    if model.tokens != (drawn,):
+        with pytest.raises(ValueError, match="leave `seed` out"):
+            model.encode(X, tokens="latents", seed=3)
+    for seed in (2**40, np.zeros((5,), "int32")):
+        with pytest.raises(ValueError, match="seed"):
+            model.encode(X, seed=seed)
+
+
+def test_a_vae_draws_from_its_posterior():
+    model = EXAMPLES["VAE"]()
+    mean, log_variance = (numpy(part) for part in model.moments(ops.convert_to_tensor(X)))
+    rows = np.repeat(X[:1], 2000, axis=0)
+    z = numpy(model.standardize.inverse(model.encode(rows, seed=0, temperature=0.5)))
+    deviation = 0.5 * np.exp(0.5 * log_variance[0])
+    assert (np.abs(z.mean(0) - mean[0]) < 5 * deviation / np.sqrt(2000)).all()
+    np.testing.assert_allclose(z.std(0), deviation, rtol=0.1)
+
+
 def test_decoded_signals_are_clipped(make):
     model = make()
     for variable in model.decoder.trainable_variables:

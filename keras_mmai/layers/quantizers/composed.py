@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_mmai import noise
 from keras_mmai.layers.quantizers.quantizer import Quantizer, length, straight_through
 from keras_mmai.layers.quantizers.vector import CodebookQuantizer
 from keras_mmai.serialization import register
@@ -113,6 +114,13 @@ class ResidualQuantizer(ComposedQuantizer):
             losses.append(loss)
         return straight_through(rows, total), ops.stack(codes, axis=-1), self.mean_losses(losses)
 
+    def sample_rows(self, rows, seed, temperature):
+        codes = []
+        for level, quantizer in enumerate(self.quantizers):
+            codes.append(quantizer.sample_rows(rows, noise.split(seed, level + 1)[:, level], temperature))
+            rows = rows - quantizer.lookup_rows(codes[-1])
+        return ops.stack(codes, axis=-1)
+
     def _draw_levels(self, leading_shape):
         """For each row the number of levels that its sample may use: int32 (n,)."""
         batch, most = leading_shape[0], len(self.quantizers)
@@ -181,6 +189,13 @@ class GroupedQuantizer(ComposedQuantizer):
         ]
         quantized, codes, losses = zip(*parts)
         return ops.concatenate(quantized, axis=-1), ops.stack(codes, axis=1), self.mean_losses(losses)
+
+    def sample_rows(self, rows, seed, temperature):
+        codes = [
+            quantizer.sample(part, noise.split(seed, group + 1)[:, group], temperature)
+            for group, (quantizer, part) in enumerate(zip(self.quantizers, self._split(rows)))
+        ]
+        return ops.stack(codes, axis=1)
 
     def _split(self, rows):
         widths = [quantizer.embedding_dim for quantizer in self.quantizers]

@@ -9,6 +9,7 @@ import math
 import numpy as np
 from keras import ops
 
+from keras_mmai import noise
 from keras_mmai.layers.quantizers.quantizer import Quantizer, check_vocabulary, straight_through
 from keras_mmai.serialization import register
 
@@ -55,6 +56,15 @@ class FiniteScalarQuantizer(Quantizer):
         offset = np.where(levels % 2 == 1, 0.0, 0.5)  # an even number of levels has none in the middle
         reach, offset, shift, half = (constant(c) for c in (reach, offset, np.arctanh(offset / reach), levels // 2))
         return ops.tanh(rows + shift) * reach - offset, half
+
+    def sample_rows(self, rows, seed, temperature):
+        most, half = max(self.levels), np.array(self.levels)[:, None] // 2
+        places = np.arange(most)
+        grid = constant((places - half) / half)
+        missing = constant(np.where(places < np.array(self.levels)[:, None], 0.0, -1e38))
+        score = missing - ops.square(self.compared(rows)[:, :, None] - grid) / temperature
+        digits = ops.argmax(score + noise.gumbel(seed, (len(self.levels), most)), axis=-1)
+        return self._join(ops.cast(digits, "int32"))
 
     def compared(self, rows):
         bounded, half = self._bound(rows)

@@ -15,6 +15,7 @@ codes at unit length, c in {-1, 1}^d / sqrt(d).
 import numpy as np
 from keras import ops
 
+from keras_mmai import noise
 from keras_mmai.layers.quantizers.quantizer import (
     Quantizer,
     check_vocabulary,
@@ -93,6 +94,11 @@ class LookupFreeQuantizer(Quantizer):
         if training:
             self.track_use(codes, valid)
         return straight_through(rows, signs), codes, losses
+
+    def sample_rows(self, rows, seed, temperature):
+        chance = ops.sigmoid(4.0 * self.scale / temperature * self.compared(rows))
+        bits = noise.uniform(seed, (self.num_bits,)) < chance
+        return ops.sum(ops.cast(bits, "int32") * self._basis(), axis=-1)
 
     def _basis(self):
         return ops.convert_to_tensor(2 ** np.arange(self.num_bits), dtype="int32")

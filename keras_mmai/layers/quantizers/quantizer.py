@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from keras_mmai import noise
 from keras_mmai.distribution import sum_across_replicas
 from keras_mmai.layers.quantizers.search import count_codes
 
@@ -24,9 +25,9 @@ class Quantizer(keras.layers.Layer):
     leaves no trace in losses and statistics; "quantized" of the latter is not finite either, so that a broken encoder
     is seen.
 
-    A subclass sets `loss_names`, `vocabulary` and `code_shape`, and gives `encode_rows` and `lookup_rows`, and
-    `compared` where latents are not compared with codes as they are. They work at `code_dim`, the width of the codes:
-    where it is not `embedding_dim`, a dense layer leads there and one back.
+    A subclass sets `loss_names`, `vocabulary` and `code_shape`, and gives `encode_rows`, `lookup_rows`, `sample_rows`,
+    and `compared` where latents are not compared with codes as they are. They work at `code_dim`, the width of the
+    codes: where it is not `embedding_dim`, a dense layer leads there and one back.
 
     Raises:
         ValueError: when called on latents of another width.
@@ -68,6 +69,10 @@ class Quantizer(keras.layers.Layer):
         The quantized rows carry the gradient to `rows`. All rows are finite; `valid` (n,) bool says which of them
         count. `leading_shape` is the shape (b, ...) whose product is n.
         """
+        raise NotImplementedError
+
+    def sample_rows(self, rows, seed, temperature):
+        """`sample` of rows (n, code_dim), with a seed int32 (n, 2) for each: int32 (n, *code_shape)."""
         raise NotImplementedError
 
     def lookup_rows(self, codes):
@@ -135,6 +140,37 @@ class Quantizer(keras.layers.Layer):
             "codes": ops.reshape(codes, (*shape[:-1], *self.code_shape)),
             "losses": losses,
         }
+
+    def sample(self, z, seed, temperature=1.0):
+        """Codes by chance: those of distance d to a latent with a probability in proportion to exp(-d^2 / temperature).
+
+        The distance is that of `distances`; where there are several codes, each is drawn given those before it
+        (Lee et al. 2022, arXiv:2203.01941, section 3.2.3).
+
+        Args:
+            z: (b, ..., embedding_dim).
+            seed: int, or int32 (b, 2) with a seed for each row.
+            temperature: float > 0. The smaller, the more often it is the code that `encode` gives.
+
+        Returns:
+            int32 (b, ..., *code_shape). A latent that is not finite counts as zeros.
+
+        Raises:
+            ValueError: on latents of another width, a temperature that is not positive, or another kind of seed.
+        """
+        self.check_width(z.shape)
+        if temperature <= 0:
+            raise ValueError(
+                f"`temperature` must be positive: `encode` takes the nearest code. Received: {temperature}"
+            )
+        shape = ops.shape(z)[:-1]
+        rows = ops.reshape(ops.cast(z, "float32"), (-1, self.embedding_dim))
+        rows = ops.where(ops.all(ops.isfinite(rows), axis=-1, keepdims=True), rows, 0.0)
+        seed = noise.row_seeds(seed, shape[0])
+        if len(shape) > 1:
+            seed = ops.reshape(noise.split(seed, math.prod(shape[1:])), (-1, 2))
+        codes = self.sample_rows(self._in(rows), seed, temperature)
+        return ops.reshape(codes, (*shape, *self.code_shape))
 
     def encode_projected(self, rows, valid, leading_shape, training):
         """`encode_rows` at the width of the latents."""

@@ -6,6 +6,8 @@ m the mean code the products stay small where latents and codes share an offset,
 
 from keras import ops
 
+from keras_mmai.noise import gumbel
+
 SCORE_BYTES = 4 * 2**20  # what a processor's cache holds: larger chunks are slower
 DYNAMIC_ROWS = 256
 CODES_AT_ONCE = 2**14
@@ -27,7 +29,23 @@ def nearest_code(z, codebook):
     z = ops.concatenate([z, ops.ones_like(z[:, :1])], axis=-1)
     search = best_code if codes.shape[0] <= CODES_AT_ONCE else best_of_many_codes
     chunk = SCORE_BYTES // (4 * min(codes.shape[0], CODES_AT_ONCE))
-    return in_chunks(lambda rows: search(rows, codes)[1], z, chunk)
+    return in_chunks(lambda rows: search(rows, codes)[1], chunk, z)
+
+
+def draw_code(z, codebook, seed, temperature):
+    """Index of a row of `codebook` (k, d) for each of `z` (n, d), by chance: p(k) ~ exp(-|z - e_k|^2 / temperature).
+
+    `seed` int32 (n, 2) to int32 (n,). By the maximum of Gumbel numbers, in chunks of rows.
+    """
+    codebook, z = (ops.cast(x, "float32") for x in (codebook, z))
+    centre = ops.mean(codebook, axis=0)
+    codes = codebook - centre
+
+    def draw(rows, seed):
+        score = 2.0 * ops.matmul(rows - centre, ops.transpose(codes)) - ops.sum(ops.square(codes), axis=-1)
+        return ops.cast(ops.argmax(score / temperature + gumbel(seed, (codes.shape[0],)), axis=-1), "int32")
+
+    return in_chunks(draw, SCORE_BYTES // (4 * codes.shape[0]), z, seed)
 
 
 def fill_up(codes, multiple):
@@ -66,19 +84,20 @@ def best_of_many_codes(rows, codes):
     return ops.scan(step, first, (starts, ops.reshape(codes, (num_chunks, CODES_AT_ONCE, -1))))[0]
 
 
-def in_chunks(function, rows, chunk):
-    """`function` of (m, d) to int32 (m,), applied to (n, d) in chunks of at most `chunk` rows."""
-    chunk = max(1, chunk)
+def in_chunks(function, chunk, *arrays):
+    """`function` of arrays (m, d) to int32 (m,), applied to arrays (n, d) in chunks of at most `chunk` rows."""
+    chunk, rows = max(1, chunk), arrays[0]
     if rows.shape[0] == 0:
         return ops.zeros((0,), dtype="int32")
     if rows.shape[0] is None:
         chunk = min(chunk, DYNAMIC_ROWS)  # the last chunk is padded: a small one wastes little
     elif rows.shape[0] <= chunk:
-        return function(rows)
-    n, dim = ops.shape(rows)[0], rows.shape[1]
+        return function(*arrays)
+    n = ops.shape(rows)[0]
     num_chunks = (n + chunk - 1) // chunk
-    padded = ops.pad(rows, ((0, num_chunks * chunk - n), (0, 0)))
-    return ops.reshape(ops.map(function, ops.reshape(padded, (num_chunks, chunk, dim))), (-1,))[:n]
+    padded = [ops.pad(x, ((0, num_chunks * chunk - n), (0, 0))) for x in arrays]
+    chunks = tuple(ops.reshape(x, (num_chunks, chunk, x.shape[1])) for x in padded)
+    return ops.reshape(ops.map(lambda parts: function(*parts), chunks), (-1,))[:n]
 
 
 def count_codes(codes, valid, num_codes):

@@ -17,7 +17,7 @@ from keras import ops
 
 from keras_mmai.distribution import of_first_replica, sum_across_replicas
 from keras_mmai.layers.quantizers.quantizer import STATE, Quantizer, mean_square, straight_through, unit
-from keras_mmai.layers.quantizers.search import count_codes, nearest_code, sum_by_code
+from keras_mmai.layers.quantizers.search import count_codes, draw_code, nearest_code, sum_by_code
 from keras_mmai.serialization import register
 
 EPSILON = 1e-5
@@ -56,6 +56,9 @@ class CodebookQuantizer(Quantizer):
 
     def lookup_rows(self, codes):
         return ops.take(self.codes, codes, axis=0)
+
+    def sample_rows(self, rows, seed, temperature):
+        return draw_code(self.compared(rows), self.codes, seed, temperature)
 
     def start(self, clean, valid):
         """Before a training step of the rows `clean` (n, code_dim), of which the valid ones count. What it returns is

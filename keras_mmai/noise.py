@@ -11,8 +11,8 @@ from keras import ops
 
 _ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 _PARITY = 0x1BD11BDA
-# `uniform` and `normal` count from different places, so that the two never share a word under one seed and stream.
-_UNIFORM_START, _NORMAL_START = 0, 2**30
+# Each counts from another place, so that no two share a word under one seed and stream.
+_UNIFORM_START, _NORMAL_START, _SPLIT_START = 0, 2**30, -(2**31)
 
 
 def _rotate_left(x, bits):
@@ -40,11 +40,7 @@ def threefry_2x32(key0, key1, counter0, counter1):
 
 def _pairs(seed, count, stream, start):
     """Two uniforms in [0, 1) of 24 bits per counter: seed int32 (b, 2) -> two (b, count) float32."""
-    seed = ops.convert_to_tensor(seed, "int32")
-    if len(seed.shape) != 2 or seed.shape[1] != 2:
-        raise ValueError(
-            f"seed must be int32 of shape (b, 2), one row per example. Received: shape {tuple(seed.shape)}."
-        )
+    seed = check_seed(seed)
     counter = ops.convert_to_tensor(np.arange(start, start + count, dtype="int32")[None])
     stream = ops.zeros_like(counter) + ops.cast(stream, "int32")
     words = threefry_2x32(seed[:, :1], seed[:, 1:], counter, stream)
@@ -55,6 +51,40 @@ def _interleave(first, second, shape):
     """Two (b, m) -> (b, *shape), so that a longer draw begins with the shorter one."""
     flat = ops.reshape(ops.stack([first, second], axis=-1), (-1, 2 * first.shape[1]))
     return ops.reshape(flat[:, : math.prod(shape)], (-1, *shape))
+
+
+def row_seeds(seed, num_rows):
+    """The seeds of the rows of a batch: int32 (num_rows, 2).
+
+    Args:
+        seed: int of 32 bits, of which row i gets (seed, i); or int32 (num_rows, 2), which is returned.
+        num_rows: int or int32 ().
+
+    Raises:
+        ValueError: on a seed that is neither.
+    """
+    if isinstance(seed, int):
+        if not -(2**31) <= seed < 2**31:
+            raise ValueError(f"`seed` must fit 32 bits. Received: {seed}")
+        rows = ops.arange(num_rows, dtype="int32")
+        return ops.stack([ops.zeros_like(rows) + seed, rows], axis=1)
+    return check_seed(seed)
+
+
+def check_seed(seed):
+    seed = ops.convert_to_tensor(seed, "int32")
+    if len(seed.shape) != 2 or seed.shape[1] != 2:
+        raise ValueError(
+            f"seed must be int32 of shape (b, 2), one row per example. Received: shape {tuple(seed.shape)}."
+        )
+    return seed
+
+
+def split(seed, count):
+    """Seeds for the parts of each row: int32 (b, 2) -> (b, count, 2). `count` is an int or int32 ()."""
+    seed = check_seed(seed)
+    counter = ops.arange(count, dtype="int32")[None] + _SPLIT_START
+    return ops.stack(threefry_2x32(seed[:, :1], seed[:, 1:], counter, ops.zeros_like(counter)), axis=-1)
 
 
 def uniform(seed, shape, stream=0):
@@ -78,3 +108,11 @@ def normal(seed, shape, stream=0):
     radius = ops.sqrt(-2 * ops.log(1 - first))
     angle = 2 * math.pi * second
     return _interleave(radius * ops.cos(angle), radius * ops.sin(angle), shape)
+
+
+def gumbel(seed, shape, stream=0):
+    """Gumbel-distributed numbers, from -2.9 to 16.7: the largest of score + gumbel is a draw from softmax(score).
+
+    Arguments and result as `uniform`.
+    """
+    return -ops.log(-ops.log(uniform(seed, shape, stream) * (1.0 - 2.0**-24) + 2.0**-25))
