@@ -1,5 +1,8 @@
 """A small model of each kind and a batch for it, and how tests look at what training changed."""
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -89,3 +92,26 @@ def set_deterministic(model):
         variable.assign(values.reshape(variable.shape).astype("float32"))
     for average in model.averages:
         average.reset(model.trainable_variables)
+
+
+def check_served(tokenizer, x, folder):
+    """A SavedModel of it, called by a process that knows TensorFlow alone, gives its tokens and its signals."""
+    served = tokenizer.export(folder / "served", verbose=False)
+    np.savez(folder / "in.npz", x=x.astype("float32"))
+    code = (
+        "import sys, numpy as np, tensorflow as tf\n"
+        "served = tf.saved_model.load(sys.argv[1]).signatures\n"
+        "x = tf.constant(np.load(sys.argv[2])['x'])\n"
+        "tokens = served['encode'](x=x)['tokens']\n"
+        "decoded, whole = served['decode'](tokens=tokens), served['reconstruct'](x=x)\n"
+        "np.savez(sys.argv[3], tokens=tokens, x=decoded['x'], whole=whole['x'])\n"
+        "assert 'keras_mmai' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, served, folder / "in.npz", folder / "out.npz"], check=True)
+    out = np.load(folder / "out.npz")
+    tokens = ops.convert_to_numpy(tokenizer.encode(x.astype("float32")))
+    if tokenizer.vocabulary:
+        np.testing.assert_array_equal(out["tokens"], tokens)
+    np.testing.assert_allclose(out["tokens"], tokens, atol=1e-5)
+    np.testing.assert_allclose(out["x"], ops.convert_to_numpy(tokenizer.decode(out["tokens"])), atol=1e-5)
+    np.testing.assert_array_equal(out["x"], out["whole"])

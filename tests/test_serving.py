@@ -5,6 +5,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from small_models import check_served
 
 from keras_mmai import VAE, VQVAE, DiT, Generator
 from keras_mmai.diffusion import Ancestral, ClassifierFreeGuidance, Euler, GaussianDiffusion, Heun
@@ -269,24 +270,8 @@ def video_tokenizer():
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [audio_tokenizer, video_tokenizer])
 def test_tokenizers_of_time_and_every_quantizer_are_served(make, tmp_path):
-    model, numpy = make(), keras.ops.convert_to_numpy
-    x = np.random.default_rng(0).uniform(-0.5, 0.5, size=(3, *model.input_shape)).astype("float32")
-    folder = model.export(tmp_path / "served", verbose=False)
-    np.savez(tmp_path / "in.npz", x=x)
-    code = (
-        "import sys, numpy as np, tensorflow as tf\n"
-        "served = tf.saved_model.load(sys.argv[1]).signatures\n"
-        "x = tf.constant(np.load(sys.argv[2])['x'])\n"
-        "tokens = served['encode'](x=x)['tokens']\n"
-        "decoded, whole = served['decode'](tokens=tokens), served['reconstruct'](x=x)\n"
-        "np.savez(sys.argv[3], tokens=tokens, x=decoded['x'], whole=whole['x'])\n"
-        "assert 'keras_mmai' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code, folder, tmp_path / "in.npz", tmp_path / "out.npz"], check=True)
-    out = np.load(tmp_path / "out.npz")
-    np.testing.assert_array_equal(out["tokens"], numpy(model.encode(x)))
-    np.testing.assert_allclose(out["x"], numpy(model.decode(out["tokens"])), atol=1e-5)
-    np.testing.assert_array_equal(out["x"], out["whole"])
+    model = make()
+    check_served(model, np.random.default_rng(0).uniform(-0.5, 0.5, (3, *model.input_shape)), tmp_path)
 
 
 @pytest.mark.slow

@@ -110,9 +110,10 @@ class ConvTokenizer(Tokenizer):
     def encode(self, x, tokens=None, seed=None, temperature=1.0, sample_rate=None):
         """Signal to tokens: see `Tokenizer`. A `sample_rate` other than the tokenizer's is an error."""
         if sample_rate not in (None, self.sample_rate):
+            advice = "Build it with its `sample_rate`." if self.sample_rate is None else "Resample the signal."
             raise ValueError(
                 f"{self.name} takes signals at sample_rate={self.sample_rate}. Received: sample_rate={sample_rate}. "
-                "Resample the signal."
+                f"{advice}"
             )
         return super().encode(x, tokens, seed, temperature)
 

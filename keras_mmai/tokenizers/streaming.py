@@ -1,5 +1,6 @@
 """Encoding and decoding as a signal arrives."""
 
+import numpy as np
 from keras import ops
 
 
@@ -19,7 +20,8 @@ class Stream:
         tokens: kind of tokens, one of `tokenizer.tokens`; None is the first.
 
     Raises:
-        ValueError: on a tokenizer that is not causal, or has no such tokens, or a chunk that does not fill its tokens.
+        ValueError: on a tokenizer that is not causal, or has no such tokens, or a chunk that does not fill its tokens,
+            numpy values out of [-1, 1] or codes out of range.
     """
 
     def __init__(self, tokenizer, tokens=None):
@@ -35,6 +37,8 @@ class Stream:
 
     def encode(self, chunk):
         """The next part of the signals, (b, n, ..., c) in [-1, 1], to its tokens."""
+        if not ops.is_tensor(chunk):
+            self.tokenizer.check_values(np.asarray(chunk))
         chunk = ops.convert_to_tensor(chunk, dtype="float32")
         first = self.signal is None
         lead = self.tokenizer.lead if first else 0
@@ -54,6 +58,8 @@ class Stream:
 
     def decode(self, tokens):
         """The next tokens to their part of the signals, float32 in [-1, 1]."""
+        if self.kind == "codes" and not ops.is_tensor(tokens):
+            self.tokenizer.check_codes(np.asarray(tokens))
         tokens = ops.convert_to_tensor(tokens)
         first = self.tokens is None
         whole = tokens if first else ops.concatenate([self.tokens, tokens], axis=1)

@@ -5,6 +5,8 @@ import itertools
 import numpy as np
 from keras import ops
 
+from keras_mmai.tokenizers.convolutional import ConvTokenizer
+
 
 class Tiles:
     """A convolutional tokenizer at work on signals of any size, tile by tile.
@@ -20,10 +22,13 @@ class Tiles:
         tokens: kind of tokens, one of `tokenizer.tokens`; None is the first.
 
     Raises:
-        ValueError: on a causal tokenizer (see `Stream`), a tile that its strides do not divide, or such a signal.
+        ValueError: on a causal tokenizer (see `Stream`), a tile that its strides do not divide, or such a signal,
+            numpy values out of [-1, 1] or codes out of range.
     """
 
     def __init__(self, tokenizer, tile_shape, tokens=None):
+        if not isinstance(tokenizer, ConvTokenizer):
+            raise ValueError(f"Tiles takes a `VQVAE` or `VAE`. Received: {type(tokenizer).__name__}")
         if tokenizer.causal:
             raise ValueError("A causal tokenizer takes long signals in chunks, by `Stream`.")
         self.tokenizer = tokenizer
@@ -58,6 +63,8 @@ class Tiles:
 
     def decode(self, tokens):
         """Tokens (b, *grid, ...) of a grid of any size to signals, numpy float32 (b, *(grid * strides), c)."""
+        if self.kind == "codes" and isinstance(tokens, np.ndarray):
+            self.tokenizer.check_codes(tokens)
         grid = tokens.shape[1 : 1 + len(self.strides)]
 
         def signal_of(part):

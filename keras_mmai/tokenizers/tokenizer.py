@@ -86,6 +86,7 @@ class Tokenizer(Servable, TrainingModel):
             ValueError: on another shape than (b, *input_shape), integers, numpy values out of [-1, 1], a kind of
                 tokens that this tokenizer does not have, or a seed for tokens that are not drawn.
         """
+        x = x if ops.is_tensor(x) else np.asarray(x)
         if isinstance(x, np.ndarray):
             self.check_values(x)
         kind = self.kind_of_tokens(tokens)
@@ -121,9 +122,7 @@ class Tokenizer(Servable, TrainingModel):
         Raises:
             ValueError: on another shape than that of the tokens, or numpy codes out of 0..vocabulary-1.
         """
-        if isinstance(tokens, np.ndarray) and tokens.dtype.kind in "iu":
-            self.check_codes(tokens)
-        tokens = ops.convert_to_tensor(tokens)
+        tokens = tokens if ops.is_tensor(tokens) else np.asarray(tokens)
         discrete = "int" in keras.backend.standardize_dtype(tokens.dtype)
         expected = self.token_shape if discrete else self.latent_shape
         if discrete and self.vocabulary is None:
@@ -133,6 +132,9 @@ class Tokenizer(Servable, TrainingModel):
                 f"decode takes {'int codes' if discrete else 'float latents'} of shape "
                 f"{('b', *expected)}. Received: {tuple(tokens.shape)}"
             )
+        if discrete and isinstance(tokens, np.ndarray):
+            self.check_codes(tokens)
+        tokens = ops.convert_to_tensor(tokens)
         return ops.clip(self.decode_codes(tokens) if discrete else self.decode_latents(tokens), -1.0, 1.0)
 
     def decode_latents(self, latents):
@@ -155,11 +157,25 @@ class Tokenizer(Servable, TrainingModel):
     def check_values(self, x):
         check_signal_values(signal_of(x), f"Signals of {type(self).__name__}")
 
+    @property
+    def code_limits(self):
+        """The least code, and one more than the largest of each place of the last axes of the codes: (int, array)."""
+        return 0, self.vocabulary
+
     def check_codes(self, codes):
-        low, high = int(np.min(codes, initial=0)), int(np.max(codes, initial=0))
-        if self.vocabulary and (low < 0 or high >= self.vocabulary):
+        """Codes of any number of tokens, numpy.
+
+        Raises:
+            ValueError: on codes out of range.
+        """
+        low, limits = self.code_limits
+        wrong = (codes < low) | (codes >= limits)
+        if wrong.any():
+            first = tuple(int(i) for i in np.argwhere(wrong)[0])
+            limit = np.broadcast_to(limits, codes.shape)[first]
             raise ValueError(
-                f"{type(self).__name__} has codes in 0..{self.vocabulary - 1}. Received: values from {low} to {high}"
+                f"{type(self).__name__} has codes in {low}..{limit - 1} there. Received: {codes[first]} at index "
+                f"{first}"
             )
 
     def named_losses(self, x, y_pred):

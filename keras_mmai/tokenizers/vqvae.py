@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 from keras import ops
 
 from keras_mmai.layers.quantizers import VectorQuantizer
@@ -107,6 +108,10 @@ class VQVAE(ConvTokenizer):
         if self.sample_rate is None:
             raise ValueError("Give the tokenizer its `sample_rate` (Hz, or frames per second): it is not known.")
         return self.bits * self.sample_rate / self.input_shape[0]
+
+    @property
+    def code_limits(self):
+        return self.quantizer.lowest_code, np.reshape(self.quantizer.vocabularies, self.quantizer.code_shape)
 
     def call(self, x, training=False):
         z = self.encoded(self._check_signal(signal_of(x)))

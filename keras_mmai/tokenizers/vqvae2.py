@@ -4,6 +4,7 @@ arXiv:1906.00446, with two levels of latents (their figure 2a).
 
 import math
 
+import numpy as np
 from keras import ops
 
 from keras_mmai.layers.coders import Chain
@@ -156,6 +157,10 @@ class VQVAE2(Tokenizer):
     def bits(self):
         """Bits that the codes of one signal take."""
         return self.sizes[0] * self.top.bits + self.sizes[1] * self.bottom.bits
+
+    @property
+    def code_limits(self):
+        return 0, np.repeat([self.top.vocabulary, self.bottom.vocabulary], self.sizes)
 
     def _levels(self, x, quantize_top, quantize_bottom):
         """Latents and what their quantizers make of them, of the top and of the bottom level."""

@@ -4,7 +4,7 @@ import pytest
 
 from keras_mmai import VAE, VQVAE
 from keras_mmai.layers import GroupedQuantizer, SEANetDecoder, SEANetEncoder, VectorQuantizer
-from keras_mmai.tokenizers import Tiles
+from keras_mmai.tokenizers import VQVAE2, Tiles
 
 SIZES = dict(filters=(4, 6), num_residual_layers=2, residual_filters=4)
 
@@ -65,5 +65,9 @@ def test_signals_and_tiles_that_do_not_fit():
         tiles.encode(np.zeros((1, 10, 8, 1), "float32"))
     with pytest.raises(ValueError, match=r"Signals have shape \('b', 'any', 'any', 1\). Received: \(1, 8, 8\)"):
         tiles.encode(np.zeros((1, 8, 8), "float32"))
+    with pytest.raises(ValueError, match=r"must lie in \[-1, 1\]"):
+        tiles.encode(np.full((1, 8, 8, 1), 2.0, "float32"))
+    with pytest.raises(ValueError, match=r"takes a `VQVAE` or `VAE`. Received: VQVAE2"):
+        Tiles(VQVAE2((8, 8, 1), 8, 1, 8), (8, 8))
     with pytest.raises(ValueError, match=r"in chunks, by `Stream`"):
         Tiles(VAE((8, 1), causal=True, **SIZES), (8,))

@@ -137,6 +137,16 @@ def test_a_chunk_that_does_not_fill_a_token():
         Stream(seanet(), "words")
 
 
+def test_a_stream_checks_values():
+    stream = Stream(seanet())
+    for wrong, message in ((2.0, r"must lie in \[-1, 1\]"), (np.nan, "must be finite")):
+        with pytest.raises(ValueError, match=message):
+            stream.encode(np.full((1, 8, 1), wrong, "float32"))
+    tokens = numbers(stream.encode(np.zeros((1, 8, 1), "float32"))) + 100
+    with pytest.raises(ValueError, match=r"has codes in .*Received: 1\d\d at index \(0, 0"):
+        stream.decode(tokens)
+
+
 @pytest.mark.slow
 def test_an_audio_tokenizer_is_trained_saved_and_loaded(tmp_path):
     model = seanet(perceptual_loss=SpectralLoss(8000, (16, 32), (4, 6)), sample_rate=8000)
@@ -161,6 +171,8 @@ def test_sample_rates():
     np.testing.assert_array_equal(numbers(model.encode(x, sample_rate=8000)), numbers(model.encode(x)))
     with pytest.raises(ValueError, match=r"at sample_rate=8000. Received: sample_rate=16000. Resample"):
         model.encode(x, sample_rate=16000)
+    with pytest.raises(ValueError, match=r"at sample_rate=None. .*Build it with its `sample_rate`"):
+        seanet().encode(x, sample_rate=8000)
     with pytest.raises(ValueError, match=r"for signals at 8000 Hz: .*Received: sample_rate=None"):
         seanet(perceptual_loss=SpectralLoss(8000))
     with pytest.raises(ValueError, match=r"Give the tokenizer its `sample_rate`"):

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from small_models import check_served, compile_eagerly, heavy
 
 from keras_mmai import tokenizers
 from keras_mmai.layers import VectorQuantizer
@@ -221,6 +222,28 @@ def test_nan_in_an_array_is_an_error_that_says_where(make):
     for use in (model.encode, model.reconstruct):
         with pytest.raises(ValueError, match=r"must be finite. Received: NaN in 2 of 5 examples, the first at index 2"):
             use(bad)
+
+
+@pytest.mark.slow
+def test_is_served(make, tmp_path):
+    check_served(make(), X, tmp_path)
+
+
+@heavy
+def test_fit_on_a_stream_of_tf_data(make):
+    import tensorflow as tf
+
+    model = make()
+    compile_eagerly(model, keras.optimizers.Adam(1e-2))
+    stream = tf.data.Dataset.from_tensor_slices(waves(16, (8, 8, 1))).batch(8)
+    logs = model.fit(stream, epochs=3, validation_data=stream, shuffle=False, verbose=0).history
+    named = {name for name in logs if not name.startswith("val_")}
+    assert set(model.trackers) <= named and all(np.isfinite(logs[name]).all() for name in logs)
+    assert logs["reconstruction"][-1] < logs["reconstruction"][0] and logs["val_reconstruction"]
+    if model.vocabulary:
+        used = [name for name in named if name.startswith("codes_in_use")]
+        assert used and all(logs[name][-1] >= 1 for name in used)
+        assert {name.replace("codes_in_use", "perplexity") for name in used} <= named
 
 
 def test_errors_teach(make):

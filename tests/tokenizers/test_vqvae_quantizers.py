@@ -65,11 +65,28 @@ def test_is_trained_and_used(model, tmp_path):
 
 
 def test_codes_out_of_range_are_an_error(model):
-    codes = np.zeros((2, *model.token_shape), "int32")
-    for wrong in (-1, model.vocabulary):
-        codes[1, 2, 3] = wrong
-        with pytest.raises(ValueError, match=rf"codes in 0..{model.vocabulary - 1}. Received: values from"):
-            model.decode(codes)
+    quantizer = model.quantizer
+    for place, size in zip(np.ndindex(*quantizer.code_shape), quantizer.vocabularies):
+        for wrong in (quantizer.lowest_code - 1, size):
+            codes = np.zeros((2, *model.token_shape), "int32")
+            codes[(1, 2, 3, *place)] = wrong
+            message = rf"codes in {quantizer.lowest_code}..{size - 1} there. Received: {wrong} at index \(1, 2, 3"
+            for given in (codes, codes.tolist()):
+                with pytest.raises(ValueError, match=message):
+                    model.decode(given)
+
+
+def test_a_code_that_is_left_out_makes_a_coarser_signal():
+    levels = [layers.VectorQuantizer(16, 4, seed=i, initialization="uniform") for i in range(2)]
+    quantizer = layers.ResidualQuantizer(levels)
+    for level in levels:
+        level.build((None, 4))
+        level.embeddings.assign(np.random.default_rng(0).normal(size=(16, 4)))
+    model = VQVAE((8, 8, 1), quantizer=quantizer, filters=(8,), num_residual_layers=1, residual_filters=8)
+    codes = ops.convert_to_numpy(model.encode(waves(2))).copy()
+    codes[..., 1] = -1
+    coarse = ops.clip(model.decoded(quantizer.lookup(codes[..., :1])), -1, 1)
+    np.testing.assert_allclose(*[ops.convert_to_numpy(x) for x in (model.decode(codes), coarse)], atol=1e-6)
 
 
 def test_code_metrics_of_several_places():

@@ -25,6 +25,7 @@ class ComposedQuantizer(Quantizer):
         self.quantizers = quantizers
         self.vocabulary = max(quantizer.vocabulary for quantizer in quantizers)
         self.code_shape = (len(quantizers), *quantizers[0].code_shape)
+        self.lowest_code = min(quantizer.lowest_code for quantizer in quantizers)
         self.loss_names = tuple(dict.fromkeys(name for quantizer in quantizers for name in quantizer.loss_names))
 
     def build_codes(self):
@@ -92,6 +93,7 @@ class ResidualQuantizer(ComposedQuantizer):
             raise ValueError(f"`dropout` must lie in [0, 1]. Received: dropout={dropout}")
         width = quantizers[0].code_dim
         super().__init__(quantizers, embedding_dim or width, width, **kwargs)
+        self.lowest_code = NOT_USED
         self.dropout = dropout
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)

@@ -35,6 +35,7 @@ class Quantizer(keras.layers.Layer):
 
     loss_names = ()
     code_shape = ()
+    lowest_code = 0  # or -1, where a code may be left out
 
     def __init__(self, embedding_dim, code_dim, **kwargs):
         super().__init__(**kwargs)
@@ -106,9 +107,9 @@ class Quantizer(keras.layers.Layer):
     def lookup(self, codes):
         """Codes (b, ..., *code_shape) int to their vectors (b, ..., embedding_dim) float32.
 
-        What lies outside 0..vocabulary-1 is clipped, since values are not known in a compiled program.
+        What lies outside lowest_code..vocabulary-1 is clipped, since values are not known in a compiled program.
         """
-        codes = ops.clip(ops.cast(codes, "int32"), 0, self.vocabulary - 1)
+        codes = ops.clip(ops.cast(codes, "int32"), self.lowest_code, self.vocabulary - 1)
         shape, axes = ops.shape(codes), len(codes.shape) - len(self.code_shape)
         rows = self.lookup_rows(ops.reshape(codes, (-1, *self.code_shape)))
         return ops.reshape(self._out(rows), (*shape[:axes], self.embedding_dim))
