@@ -24,7 +24,9 @@ EPOCHS, BATCH = 30, 64
 def log_mels(waveforms, rate):
     """(n, samples, 1) to (n, frames, 40) float32, log10 of mel magnitudes."""
     mels = keras.layers.MelSpectrogram(256, 128, sampling_rate=rate, num_mel_bins=40, mag_exp=1.0, power_to_db=False)
-    parts = [keras.ops.convert_to_numpy(mels(part[..., 0])) for part in np.array_split(waveforms, 20)]
+    parts = [
+        keras.ops.convert_to_numpy(mels(part[..., 0])) for part in np.split(waveforms, range(128, len(waveforms), 128))
+    ]
     return np.log10(np.maximum(np.concatenate(parts), 1e-3)).transpose(0, 2, 1)
 
 

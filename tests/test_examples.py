@@ -88,6 +88,16 @@ def test_video_tokenizer(tmp_path):
         assert (tmp_path / name).stat().st_size > 1000
 
 
+@pytest.mark.slow
+def test_compare_quantizers(tmp_path):
+    pytest.importorskip("mlxtend")
+    report, _ = smoke("compare_quantizers.py", tmp_path)
+    assert len(report) == 10 and {row["bits"] for row in report.values()} == {9.0}
+    for row in report.values():
+        assert 0 < row["reconstruction"] < 2 and 1 <= row["perplexity"] <= row["codes_in_use"] + 1e-3
+    assert (tmp_path / "reconstructions.png").stat().st_size > 1000
+
+
 def test_missing_data_is_said(tmp_path):
     environment = {**os.environ, "TFDS_DATA_DIR": str(tmp_path / "nothing"), "HOME": str(tmp_path)}
     command = [sys.executable, EXAMPLES / "mnist_latent_diffusion.py", "--full", "--output", tmp_path / "out"]

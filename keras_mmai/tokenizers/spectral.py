@@ -5,13 +5,15 @@ from keras import ops
 
 from keras_mmai.serialization import Configurable, register
 
-FLOOR = 1e-5
 
+def magnitudes(x, fft_length, floor):
+    """Magnitudes of the short-time Fourier transform, Hann window, hop of a quarter: (n, samples) to (n, t, f).
 
-def magnitudes(x, fft_length):
-    """Magnitudes of the short-time Fourier transform, Hann window, hop of a quarter: (n, samples) to (n, t, f)."""
+    Over the sum of the window: a sine of amplitude 1 makes 1/2.
+    """
     real, imaginary = ops.stft(x, fft_length, fft_length // 4, fft_length)
-    return ops.sqrt(ops.square(real) + ops.square(imaginary) + FLOOR**2)  # its gradient is finite at silence
+    power = (ops.square(real) + ops.square(imaginary)) / (fft_length / 2) ** 2
+    return ops.sqrt(power + floor**2)  # its gradient is finite at silence
 
 
 @register
@@ -23,42 +25,54 @@ class SpectralLoss(Configurable):
         stft  ||X| - |Y|| / ||X|| + mean |log |X| - log |Y||       (Yamamoto, Song & Kim 2020, eq. 3 and 4)
         mel   mean |log10 mel |X| - log10 mel |Y||                 (as in Kumar et al. 2023, section 3.5)
 
+    with |X| = sqrt(|STFT|^2 + floor^2).
+
     Args:
         sample_rate: int, Hz.
         fft_lengths: ints, the resolutions; the hop is a quarter of each.
         num_mels: int for each of them, mel bands.
         stft_weight, mel_weight: floats.
+        floor: float > 0, the magnitude below which a sound is silence (a sine of amplitude 1 has 1/2). Logarithms tell
+            of silence as much as of sound: a low floor spends the training on how silent it is.
 
     Raises:
-        ValueError: on a number of mel bands for another number of resolutions.
+        ValueError: on a number of mel bands for another number of resolutions, or a floor that is not positive.
     """
 
     names = ("stft", "mel")
 
     def __init__(
-        self, sample_rate, fft_lengths=(128, 512, 1024), num_mels=(16, 48, 80), stft_weight=1.0, mel_weight=1.0
+        self,
+        sample_rate,
+        fft_lengths=(128, 512, 1024),
+        num_mels=(16, 48, 80),
+        stft_weight=1.0,
+        mel_weight=1.0,
+        floor=1e-3,
     ):
         if len(fft_lengths) != len(num_mels):
             raise ValueError(
                 f"`num_mels` has an entry for each of `fft_lengths`. Received: fft_lengths={fft_lengths}, "
                 f"num_mels={num_mels}"
             )
+        if not floor > 0:
+            raise ValueError(f"`floor` must be above 0. Received: floor={floor}")
         self.sample_rate = sample_rate
         self.fft_lengths = tuple(fft_lengths)
         self.num_mels = tuple(num_mels)
         self.stft_weight = stft_weight
         self.mel_weight = mel_weight
+        self.floor = floor
 
     def __call__(self, x, y):
         _, samples, channels = x.shape
         stft = mel = 0.0
         signals = [ops.reshape(ops.transpose(s, (0, 2, 1)), (-1, samples)) for s in (x, y)]
         for fft_length, num_mels in zip(self.fft_lengths, self.num_mels):
-            a, b = (magnitudes(s, fft_length) for s in signals)
+            a, b = (magnitudes(s, fft_length, self.floor) for s in signals)
             filters = mel_filters(num_mels, fft_length // 2 + 1, self.sample_rate)
-            convergence = norm(a - b) / ops.maximum(norm(a), 1.0)
-            stft += convergence + mean(ops.abs(ops.log(a) - ops.log(b)))
-            a, b = (ops.log10(ops.matmul(m, filters) + FLOOR) for m in (a, b))
+            stft += norm(a - b) / norm(a) + mean(ops.abs(ops.log(a) - ops.log(b)))  # norm(a) >= floor
+            a, b = (ops.log10(ops.matmul(m, filters) + self.floor) for m in (a, b))
             mel += mean(ops.abs(a - b))
         weights = {"stft": self.stft_weight, "mel": self.mel_weight}
         return {
@@ -84,4 +98,4 @@ def mean(x):
 
 
 def norm(x):
-    return ops.sqrt(ops.sum(ops.square(x), axis=(1, 2)) + FLOOR**2)
+    return ops.sqrt(ops.sum(ops.square(x), axis=(1, 2)) + 1e-12)
