@@ -131,7 +131,7 @@ def margin(layers):
     for layer in layers:
         if hasattr(layer, "kernel_size"):
             steps += rate * max((k - 1) * d for k, d in zip(layer.kernel_size, layer.dilation_rate))
-            transposed = isinstance(layer, tuple(TRANSPOSED.values()))
+            transposed = getattr(layer, "transposed", isinstance(layer, tuple(TRANSPOSED.values())))
             rate *= Fraction(1, min(layer.strides)) if transposed else max(layer.strides)
         else:
             steps += rate * getattr(layer, "reach", 0)

@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_mmai.layers.coders import Chain
 from keras_mmai.layers.convolution import convolution, per_axis
+from keras_mmai.layers.fourier import FourierAnalysis, FourierSynthesis
 from keras_mmai.serialization import register
 
 DILATIONS = (1, 3, 9)
@@ -79,27 +80,36 @@ class SEANet(Chain):
     """Base of the two below.
 
     Args:
-        filters: int, width at the full rate; it doubles with each stride.
+        filters: int, width before the first stride; it doubles with each.
         output_dim: int, channels of the output.
         strides: ints (or tuples, one for each axis), the encoder's, from the signal on.
         causal: bool: along the first axis, time, nothing depends on what comes later.
+        patch_size: int, or one for each axis: so much of the signal is one step before the first stride. 1 is as
+            published; a larger one saves the work at the full rate, which on a CPU is most of it.
+        fourier: bool: the patches of a waveform are spectra, by `FourierAnalysis` and `FourierSynthesis`.
 
     Raises:
-        ValueError: on strides that do not fit the signal's rank.
+        ValueError: on strides that do not fit the signal's rank, or spectra of what is no waveform.
     """
 
-    def __init__(self, filters, output_dim, strides=(2, 4, 5, 8), causal=False, **kwargs):
+    def __init__(self, filters, output_dim, strides=(2, 4, 5, 8), causal=False, patch_size=1, fourier=False, **kwargs):
         super().__init__(**kwargs)
         self.filters = filters
         self.output_dim = output_dim
         self.strides = tuple(s if isinstance(s, int) else tuple(s) for s in strides)
         self.causal = causal
+        self.patch_size = patch_size
+        self.fourier = fourier
+
+    def factors(self, rank):
+        """What one step of the latents has of the signal, along each axis."""
+        return tuple(f * p for f, p in zip(super().factors(rank), per_axis(self.patch_size, rank)))
 
     def convolution(self, rank, filters, kernel_size, **kwargs):
         return convolution(rank, filters, kernel_size, causal=self.causal, dtype=self.dtype_policy, **kwargs)
 
-    def strided(self, rank, filters, stride, **kwargs):
-        kernel = tuple(2 * s if s > 1 else 1 for s in per_axis(stride, rank))
+    def strided(self, rank, filters, stride, least_kernel=1, **kwargs):
+        kernel = tuple(2 * s if s > 1 else least_kernel for s in per_axis(stride, rank))
         return self.convolution(rank, filters, kernel, strides=stride, **kwargs)
 
     def residuals(self, i):
@@ -114,7 +124,13 @@ class SEANetEncoder(SEANet):
     """Signal to latents: (b, *s, c) -> (b, *s / strides, output_dim). Arguments as `SEANet`."""
 
     def chain(self, rank):
-        layers = [self.convolution(rank, self.filters, 7, name="from_signal")]
+        if self.fourier:
+            layers = [
+                FourierAnalysis(self.patch_size, self.causal, name="analysis", dtype=self.dtype_policy),
+                self.convolution(rank, self.filters, 3, name="from_spectra"),
+            ]
+        else:
+            layers = [self.strided(rank, self.filters, self.patch_size, 7, name="from_signal")]
         for i, stride in enumerate(self.strides):
             layers += [*self.residuals(i), self.snake(f"snake_{i}")]
             layers.append(self.strided(rank, self.filters * 2 ** (i + 1), stride, name=f"down_{i}"))
@@ -127,7 +143,7 @@ class SEANetEncoder(SEANet):
 
 @register
 class SEANetDecoder(SEANet):
-    """Latents to signal in (-1, 1), the encoder's mirror: (b, *s, d) -> (b, *s * strides, output_dim).
+    """Latents to signal, about -1 to 1, the encoder's mirror: (b, *s, d) -> (b, *s * strides, output_dim).
 
     Arguments as `SEANet`; `strides` are the encoder's, and are read from the last to the first.
     """
@@ -138,7 +154,13 @@ class SEANetDecoder(SEANet):
             layers.append(self.snake(f"snake_{i}"))
             layers.append(self.strided(rank, self.filters * 2**i, stride, transposed=True, name=f"up_{i}"))
             layers += self.residuals(i)
-        last = self.convolution(rank, self.output_dim, 7, activation="tanh", name="to_signal")
+        if self.fourier:
+            synthesis = FourierSynthesis(self.patch_size, self.causal, name="synthesis", dtype=self.dtype_policy)
+            to_spectra = self.convolution(rank, 2 * synthesis.num_bins, 3, name="to_spectra")
+            return [*layers, self.snake("snake"), to_spectra, synthesis]
+        transposed = max(per_axis(self.patch_size, rank)) > 1
+        sizes = dict(transposed=transposed, activation="tanh", name="to_signal")
+        last = self.strided(rank, self.output_dim, self.patch_size, 7, **sizes)
         return [*layers, self.snake("snake"), last]
 
     def compute_output_shape(self, input_shape):

@@ -9,8 +9,8 @@ from keras_mmai.tokenizers import VQVAE2, Tiles
 SIZES = dict(filters=(4, 6), num_residual_layers=2, residual_filters=4)
 
 
-def seanet():
-    arguments = dict(filters=2, strides=(2, 4))
+def seanet(**sizes):
+    arguments = dict(filters=2, **(sizes or dict(strides=(2, 4))))
     return VQVAE(
         (64, 1),
         encoder=SEANetEncoder(output_dim=3, **arguments),
@@ -32,6 +32,8 @@ EXAMPLES = {
         (10, 32),
     ),
     "audio": (seanet, (400, 1), (104,)),
+    "audio patches": (lambda: seanet(strides=(2,), patch_size=4), (400, 1), (104,)),
+    "audio spectra": (lambda: seanet(strides=(2,), patch_size=4, fourier=True), (400, 1), (104,)),
 }
 
 

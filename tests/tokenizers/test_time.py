@@ -16,9 +16,9 @@ def residual():
     return ResidualQuantizer([VectorQuantizer(16, 3, seed=i) for i in range(2)])
 
 
-def seanet(cls=VQVAE, causal=True, **kwargs):
+def seanet(cls=VQVAE, causal=True, sizes=None, **kwargs):
     """An audio tokenizer of 64 samples in tokens of 8."""
-    arguments = dict(filters=2, strides=(2, 4), causal=causal)
+    arguments = dict(filters=2, causal=causal, **(sizes or dict(strides=(2, 4))))
     out = {"quantizer": residual()} if cls is VQVAE else {"latent_dim": 3}
     encoder = SEANetEncoder(output_dim=3 if cls is VQVAE else 6, **arguments)
     return cls(
@@ -34,6 +34,8 @@ def video(cls=VQVAE, frames=9, **kwargs):
 
 MODELS = {
     "audio": lambda: seanet(),
+    "audio patches": lambda: seanet(sizes=dict(strides=(2,), patch_size=4)),
+    "audio spectra": lambda: seanet(sizes=dict(strides=(4,), patch_size=2, fourier=True)),
     "audio vae": lambda: seanet(VAE),
     "audio convolutions": lambda: VQVAE((64, 1), strides=(2, 4), causal=True, quantizer=residual(), **SIZES),
     "video": lambda: video(),
@@ -210,7 +212,7 @@ def test_the_weight_of_the_kl_term_rises():
 
 
 def test_spectral_loss():
-    loss = SpectralLoss(8000, (64, 128), (8, 16))
+    loss = SpectralLoss(8000, (64, 128), (8, 16), floor=1e-5)
     x = signals((512, 2))
     same = loss(ops.convert_to_tensor(x), ops.convert_to_tensor(x))
     assert all(tuple(v.shape) == (2,) and np.abs(numbers(v)).max() < 1e-5 for v in same.values())
@@ -222,6 +224,20 @@ def test_spectral_loss():
     assert (numbers(other["mel"]) > 0.05).all()
     with pytest.raises(ValueError, match="`num_mels` has an entry for each"):
         SpectralLoss(8000, (64,), (8, 16))
+    with pytest.raises(ValueError, match=r"`floor` must be above 0\. Received: floor=0"):
+        SpectralLoss(8000, floor=0)
+
+
+def test_what_is_below_the_floor_is_silence():
+    silence, hiss, tone = (
+        np.zeros((1, 512, 1)),
+        1e-5 * signals((512, 1))[:1],
+        0.1 * np.sin(np.arange(512))[None, :, None],
+    )
+    silence, hiss, tone = (ops.convert_to_tensor(x, "float32") for x in (silence, hiss, tone))
+    loss = SpectralLoss(8000, (64, 128), (8, 16), floor=1e-3)
+    assert all(float(v[0]) < 1e-3 for v in loss(silence, hiss).values())
+    assert all(float(v[0]) > 0.03 for v in loss(silence, tone).values())
 
 
 def test_the_spectral_loss_of_silence_has_a_gradient(gradients):
