@@ -22,12 +22,12 @@ from keras_mmai.visualization import spectrograms
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--output", type=pathlib.Path, default="audio_run")
-parser.add_argument("--epochs", type=int, default=12)
-parser.add_argument("--filters", type=int, default=16)
+parser.add_argument("--epochs", type=int, default=30)
+parser.add_argument("--filters", type=int, default=96)
 parser.add_argument("--smoke", action="store_true", help="a few steps on short sounds")
 args = parser.parse_args()
 keras.utils.set_random_seed(0)
-samples, rate = (2048, 8000) if args.smoke else (8192, 8000)
+samples, rate = (2048, 8000) if args.smoke else (5120, 8000)
 try:
     digits = load_spoken_digits(num_samples=samples)
     train, test = digits["train"]["waveforms"], digits["test"]["waveforms"]
@@ -37,8 +37,8 @@ except FileNotFoundError as error:
 if args.smoke:
     train, test, args.epochs, args.filters = train[:64], test[:16], 1, 4
 
-# 32 samples at the first token's rate of 8000 / 256 Hz, each of 4 levels of 8 bits: 1 kb/s
-sizes = dict(strides=(2, 4, 4, 8), causal=True)
+# spectra every 32 samples, strides of 4 and 2: 8000 / 256 tokens a second, each of 4 levels of 8 bits, make 1 kb/s
+sizes = dict(strides=(4, 2), patch_size=32, fourier=True, causal=True)
 codec = VQVAE(
     train.shape[1:],
     causal=True,
@@ -46,12 +46,13 @@ codec = VQVAE(
     decoder=SEANetDecoder(args.filters, 1, **sizes),
     quantizer=ResidualQuantizer([VectorQuantizer(256, 32, seed=i) for i in range(4)]),
     data_variance=float(train.var()),
-    perceptual_loss=SpectralLoss(rate),
+    perceptual_loss=SpectralLoss(rate, mel_weight=10.0),
     sample_rate=rate,
     ema_decays=(0.99,),
 )
 steps = args.epochs * (len(train) // 16)
-schedule = keras.optimizers.schedules.CosineDecay(1e-3, steps)
+warm = steps // 50
+schedule = keras.optimizers.schedules.CosineDecay(0.0, steps - warm, warmup_target=2e-3, warmup_steps=warm)
 codec.compile(keras.optimizers.AdamW(schedule, weight_decay=1e-4, global_clipnorm=1.0))
 codec.fit(train, batch_size=16, epochs=args.epochs, validation_data=(test,), verbose=2)
 codec.assign_averages()

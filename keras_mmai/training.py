@@ -72,6 +72,30 @@ class TrainingModel(keras.Model):
         for variable, average in zip(self._followed(), self.averaged_weights(self._followed(), index)):
             variable.assign(ops.copy(ops.cast(average, variable.dtype)))
 
+    def compile(self, *args, **kwargs):
+        """Keras' own, but weight decay leaves out what it would spoil, such as the codes of a codebook."""
+        super().compile(*args, **kwargs)
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)  # of a LossScaleOptimizer
+        decayed = [v for v in self.weights if not getattr(v, "decays", True) and optimizer._use_weight_decay(v)]
+        if decayed:
+            before = [v for v in self.weights if not optimizer._use_weight_decay(v)]  # which the call below forgets
+            optimizer.exclude_from_weight_decay(var_list=before + decayed)
+
+    def compile_from_config(self, config):  # which Keras refuses to a model with a `compile` of its own
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def load_weights(self, *args, **kwargs):
+        """Keras' own, but a file that does not fit changes nothing."""
+        before = [(v, ops.copy(v.value)) for v in self.variables]
+        try:
+            super().load_weights(*args, **kwargs)
+        except Exception:
+            for variable, value in before:
+                variable.assign(value)
+            raise
+
     def named_losses(self, x, y_pred):
         """Returns {name: loss (b,) or ()} of one batch; their sum, with layers' own losses, is minimised."""
         raise NotImplementedError

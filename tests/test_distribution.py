@@ -1,4 +1,4 @@
-"""Codebook statistics of several replicas are those of the whole batch."""
+"""Statistics of several replicas are those of the whole batch, and every replica has the same."""
 
 import os
 import subprocess
@@ -78,22 +78,63 @@ JAX = """
 """
 
 
+# each case is one call on both ranks: a quantizer, the rows of a step, and its mask
+TORCH_CASES = """
+    import torch
+    rank = int(os.environ["RANK"])
+    place = "file://" + sys.argv[1] + ".rendezvous"
+    torch.distributed.init_process_group("gloo", init_method=place, rank=rank, world_size=2)
+
+    def train(layer, masked_rank=None):
+        layer.build((None, 4))
+        with torch.no_grad():
+            for i in range(3):
+                mask = torch.full((32,), rank != masked_rank)
+                layer(z[32 * rank : 32 * (rank + 1)] + i, mask=mask, training=True)
+        return {v.name: np.asarray(v) for v in layer.weights}
+
+    def vectors(**kwargs):
+        options = {"initialization": "uniform", "revival_threshold": 0.0, "seed": 1, **kwargs}
+        return layers.VectorQuantizer(8, 4, **options)
+
+    cases = {
+        "start": train(vectors(initialization="batch", decay=0.5, revival_threshold=0.9)),
+        "kmeans": train(vectors(codebook="gradient", initialization="kmeans", decay=0.5, revival_threshold=0.9)),
+        "masked first": train(vectors(decay=0.9), masked_rank=0),
+        "masked second": train(vectors(decay=0.9), masked_rank=1),
+        "masked start": train(vectors(initialization="batch", decay=0.5, revival_threshold=0.9), masked_rank=1),
+        "grid": train(layers.FiniteScalarQuantizer((5, 3), 4)),
+        "bits": train(layers.LookupFreeQuantizer(4)),
+        "mapped": train(layers.SimVQ(8, 4, seed=1)),
+    }
+    arrays = {f"{case}/{name}": value for case, weights in cases.items() for name, value in weights.items()}
+    np.savez(f"{sys.argv[1]}.{rank}.npz", **arrays)
+    torch.distributed.barrier()
+"""
+
+
+def run_replicas(script, folder, *arguments):
+    path = folder / "replica.py"
+    path.write_text(textwrap.dedent(COMMON) + textwrap.dedent(script))
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen([sys.executable, path, *arguments], env={**environment, "RANK": str(rank)})
+        for rank in range(2 if BACKEND == "torch" else 1)
+    ]
+    try:
+        assert [process.wait(timeout=120) for process in processes] == [0] * len(processes)
+    finally:
+        for process in processes:
+            process.kill()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("initialization", ["uniform", "kmeans"])
 def test_statistics_of_two_replicas_are_those_of_the_whole_batch(initialization, tmp_path):
     from keras_mmai import layers
 
-    script = tmp_path / "replica.py"
-    script.write_text(
-        textwrap.dedent(COMMON) + textwrap.dedent({"tensorflow": TENSORFLOW, "torch": TORCH, "jax": JAX}[BACKEND])
-    )
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "OMP_NUM_THREADS": "1"}
-    arguments = [sys.executable, script, tmp_path / "state.npz", initialization]
-    processes = [
-        subprocess.Popen(arguments, env={**environment, "RANK": str(rank)})
-        for rank in range(2 if BACKEND == "torch" else 1)
-    ]
-    assert [process.wait() for process in processes] == [0] * len(processes)
+    script = {"tensorflow": TENSORFLOW, "torch": TORCH, "jax": JAX}[BACKEND]
+    run_replicas(script, tmp_path, tmp_path / "state.npz", initialization)
     found = np.load(tmp_path / "state.npz")
 
     whole = layers.VectorQuantizer(8, 4, initialization=initialization, decay=0.9, revival_threshold=0.0, seed=1)
@@ -106,3 +147,54 @@ def test_statistics_of_two_replicas_are_those_of_the_whole_batch(initialization,
         for variable in (whole.embeddings, whole.counts, whole.shift):
             np.testing.assert_allclose(found[variable.name], variable, rtol=1e-4, atol=1e-5, err_msg=variable.name)
     assert found["counts"].sum() == pytest.approx(float(np.sum(whole.counts)), rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """case -> the weights of both ranks after three steps."""
+    folder = tmp_path_factory.mktemp("ranks")
+    run_replicas(TORCH_CASES, folder, folder / "state")
+    files = [np.load(folder / f"state.{rank}.npz") for rank in range(2)]
+
+    def of(case):
+        return [{key.split("/")[1]: file[key] for key in file if key.startswith(case + "/")} for file in files]
+
+    return of
+
+
+torch_ranks = pytest.mark.skipif(BACKEND != "torch", reason="a rank is a process of torch.distributed")
+
+
+@pytest.mark.slow
+@torch_ranks
+@pytest.mark.parametrize("case", ["start", "kmeans", "masked first", "masked second", "masked start"])
+def test_both_ranks_end_with_the_same_codes(case, ranks):
+    first, second = ranks(case)
+    assert set(first) == {"embeddings", "counts", "initialized", "shift" if case == "kmeans" else "sums"}
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, second[name], err_msg=name)
+    assert first["initialized"] == 1
+
+
+@pytest.mark.slow
+@torch_ranks
+@pytest.mark.parametrize("case, rows", [("masked first", slice(32, 64)), ("masked second", slice(32))])
+def test_of_a_rank_that_is_masked_out_nothing_counts(case, rows, ranks):
+    from keras_mmai import layers
+
+    alone = layers.VectorQuantizer(8, 4, initialization="uniform", decay=0.9, revival_threshold=0.0, seed=1)
+    alone.build((None, 4))
+    for i in range(3):
+        alone(Z[rows] + i, training=True)
+    found = ranks(case)[0]
+    for variable in (alone.embeddings, alone.counts, alone.shift):
+        np.testing.assert_allclose(found[variable.name], variable, rtol=1e-4, atol=1e-5, err_msg=variable.name)
+
+
+@pytest.mark.slow
+@torch_ranks
+@pytest.mark.parametrize("case", ["grid", "bits", "mapped"])
+def test_use_is_counted_over_both_ranks(case, ranks):
+    for found in ranks(case):
+        total = 0.01 * 64 * sum(0.99**i for i in range(3))
+        assert found["counts"].sum() == pytest.approx(total, rel=1e-5)

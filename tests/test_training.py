@@ -8,6 +8,7 @@ from small_models import (
     MODELS,
     NOISE,
     ROWS,
+    SIZES,
     T,
     X,
     assert_same,
@@ -23,8 +24,9 @@ from small_models import (
     weights_of,
 )
 
-from keras_mmai import DiffusionTransformer, DiT
+from keras_mmai import VQVAE, DiffusionTransformer, DiT
 from keras_mmai.data import ArrayDataset
+from keras_mmai.layers import SimVQ, VectorQuantizer
 from keras_mmai.training import TrainingModel, freeze, gradient_norm
 
 
@@ -240,6 +242,52 @@ def test_values_that_a_compiled_step_cannot_see_are_checked_at_the_door(make, da
     for method in (model.fit, model.evaluate):
         with pytest.raises(ValueError, match=message):
             method(data, verbose=0)
+
+
+def make_gradient_vqvae(dtype="float32"):
+    quantizer = VectorQuantizer(
+        16, 4, codebook="gradient", initialization="uniform", revival_threshold=0.0, seed=0, dtype=dtype
+    )
+    return VQVAE((8, 8, 1), quantizer=quantizer, ema_decays=(), dtype=dtype, **SIZES)
+
+
+def test_weight_decay_moves_no_code_without_a_gradient():
+    model = make_gradient_vqvae()
+    model.compile(keras.optimizers.AdamW(0.1, weight_decay=0.1))
+    variables = model.trainable_variables
+    before = weights_of(variables)
+    model.optimizer.apply([ops.zeros_like(v.value) for v in variables], variables)
+    for variable, old, new in zip(variables, before, weights_of(variables)):
+        np.testing.assert_allclose(new, old if variable is model.quantizer.embeddings else 0.99 * old, rtol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_weight_decay_leaves_out_codes_and_what_the_caller_has_left_out(policy, tmp_path):
+    def decayed(model):
+        optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+        return {v.name for v in model.trainable_variables if optimizer._use_weight_decay(v)}
+
+    model, optimizer = make_gradient_vqvae(policy), keras.optimizers.AdamW(weight_decay=0.1)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    model.compile(optimizer)
+    assert decayed(model) == {"kernel"}
+    model.optimizer.build(model.trainable_variables)
+    model.compile(model.optimizer)  # which can't be told any more
+    assert decayed(model) == {"kernel"}
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.compiled and decayed(loaded) == {"kernel", "bias"}  # Keras does not save what a caller leaves out
+
+
+@pytest.mark.parametrize("make", [VectorQuantizer, SimVQ])
+def test_weights_of_another_codebook_are_refused_and_change_nothing(make, tmp_path):
+    small, large = (VQVAE((8, 8, 1), quantizer=make(k, 4), ema_decays=(), **SIZES) for k in (16, 32))
+    small.save_weights(tmp_path / "small.weights.h5")
+    before = weights_of(large.variables)
+    with pytest.raises(ValueError, match=r"has a codebook of shape \(32, 4\). Received: a file with one of \(16, 4\)"):
+        large.load_weights(tmp_path / "small.weights.h5")
+    for old, new in zip(before, weights_of(large.variables)):
+        np.testing.assert_array_equal(new, old)
 
 
 def test_a_subclass_must_name_its_losses():

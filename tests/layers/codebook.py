@@ -33,6 +33,13 @@ def place(layer, codes):
     layer.counts.assign(np.ones(len(codes)))
 
 
+def use(layer, counts):
+    """Sets how often each code has been used, keeping e = M / N."""
+    layer.counts.assign(counts)
+    if layer.codebook == "ema":
+        layer.shift.assign(layer.codes * layer.counts[:, None])
+
+
 def numbers(value):
     return np.asarray(ops.convert_to_numpy(value))
 

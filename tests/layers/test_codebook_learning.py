@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from codebook import CODEBOOKS, DISTANCES, nearest, normal, numbers, place, quantizer, reference, state, unit
+from codebook import CODEBOOKS, DISTANCES, nearest, normal, numbers, place, quantizer, reference, state, unit, use
 from keras import ops
 
 from keras_mmai import layers
@@ -181,9 +181,7 @@ def test_dead_codes_move_and_stay(distance, codebook, compiled):
     layer = quantizer(4, 2, codebook=codebook, distance=distance, decay=0.9, revival_threshold=0.2)
     places = unit(np.array([[1, 0.1], [0.1, 1], [-1, 0.1], [0.1, -1]], "float32"))
     place(layer, np.concatenate([places[:2], [[-9.0, -9.1], [-9.1, -9.0]]]).astype("float32"))
-    layer.counts.assign([1.0, 1.0, 1e-3, 1e-3])
-    if codebook == "ema":
-        layer.shift.assign(layer.codes * layer.counts[:, None])
+    use(layer, [1.0, 1.0, 1e-3, 1e-3])
     z = np.repeat(places[:2], 8, axis=0) + 0.05 * normal(16, 2)
     far = numbers(layer.codes)[2:].copy()
     step = compiled(layer, training=True)
@@ -202,6 +200,36 @@ def test_dead_codes_move_and_stay(distance, codebook, compiled):
     moving = numbers(layer.codes)[2:].copy()
     step({"z": z})
     np.testing.assert_allclose(numbers(layer.codes)[2:], moving, atol=0.05)
+
+
+@pytest.mark.parametrize("size", [1, 100])
+def test_dead_codes_are_those_used_less_than_a_fraction_of_the_mean(size, forward):
+    layer = quantizer(16, 4, decay=0.9, revival_threshold=0.5)
+    counts = np.linspace(0.1, 2, 16)
+    use(layer, size * counts)
+    z = normal(12, 4)
+    before = numbers(layer.codes).astype("float64")
+    index = nearest(z, before)
+    forward(layer, {"z": np.tile(z, (size, 1))}, training=True)
+    counts = 0.9 * counts + 0.1 * np.bincount(index, minlength=16)
+    dead = counts < 0.5 * counts.mean()
+    assert 2 <= dead.sum() <= 12
+    on_a_latent = np.abs(numbers(layer.codes)[:, None] - z).max(-1).min(-1) < 1e-6
+    np.testing.assert_array_equal(on_a_latent, dead)
+    # what was moved starts at the threshold, with e = M / N
+    now = state(layer)
+    np.testing.assert_allclose(now["counts"], size * np.where(dead, 0.5 * counts.mean(), counts), rtol=1e-5)
+    np.testing.assert_allclose(now["sums"], now["embeddings"] * now["counts"][:, None], rtol=1e-5)
+
+
+def test_revival_is_on_unless_turned_off(forward):
+    layer, z = layers.VectorQuantizer(4, 2), normal(64, 2)
+    layer.build((None, 2))
+    place(layer, np.concatenate([z[:3], [[50.0, 50.0]]]).astype("float32"))
+    layer.initialized.assign(1.0)
+    use(layer, [20.0, 20.0, 20.0, 1e-3])
+    forward(layer, {"z": z}, training=True)
+    assert np.abs(numbers(layer.codes)[3] - z).max(-1).min() < 1e-6
 
 
 def test_revival_can_be_turned_off(forward):

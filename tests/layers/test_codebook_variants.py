@@ -77,6 +77,16 @@ def test_the_rotation_gives_its_gradient_and_the_exact_code(gradients):
     np.testing.assert_array_equal(value, e)
 
 
+def test_a_quantizer_rotates_its_gradient_where_asked_to(gradients):
+    z, pull = normal(20, 4), ops.convert_to_tensor(normal(20, 4, seed=1))
+    layer = quantizer(gradient="rotation")
+    chosen = numbers(layer.codes)[numbers(layer(z)["codes"])]
+    _, (found,) = gradients(lambda z: ops.sum(layer(z)["quantized"] * pull), [z])
+    _, (expected,) = gradients(lambda z: ops.sum(rotated(z, ops.convert_to_tensor(chosen)) * pull), [z])
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(found - numbers(pull)).max() > 0.1  # which would be straight through
+
+
 def test_the_rotation_has_no_holes(gradients):
     """Latents of zero, latents opposite to their code and codes of zero: exact, and straight through."""
     e = np.array([[1, 0], [1, 0], [1, 0], [0, 0]], "float32")

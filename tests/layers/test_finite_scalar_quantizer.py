@@ -37,6 +37,15 @@ def test_codes_are_counted_without_a_gap(levels):
         np.testing.assert_array_equal(low(ops.cast(z, "float32"))["codes"], codes)
 
 
+@pytest.mark.parametrize("levels", [(15, 15, 15), (13, 11, 9, 7)])
+def test_latents_in_bfloat16_are_rounded_once(levels, forward):
+    z = ops.cast(2 * normal(5000, len(levels)), "bfloat16")
+    low, full = layers.FiniteScalarQuantizer(levels, dtype="bfloat16"), layers.FiniteScalarQuantizer(levels)
+    output = forward(full, {"z": ops.cast(z, "float32")})
+    np.testing.assert_array_equal(forward(low, {"z": z})["codes"], output["codes"])
+    np.testing.assert_array_equal(low.lookup(output["codes"]), output["quantized"])
+
+
 def test_every_level_is_reached(forward):
     layer = layers.FiniteScalarQuantizer((2, 7, 64))
     z = np.repeat(np.linspace(-8, 8, 4001, dtype="float32")[:, None], 3, axis=1)

@@ -15,6 +15,25 @@ def test_no_wrong_index_far_from_zero():
     np.testing.assert_array_equal(found, nearest(z, codes))
 
 
+def test_a_row_far_from_zero_has_the_same_code_alone_and_among_others():
+    codes, z = ops.convert_to_tensor(300 + normal(1024, 64, seed=1)), 300 + normal(4096, 64, seed=2)
+    together = numbers(layers.nearest_code(ops.convert_to_tensor(z), codes))
+    for i in (0, 1, 2000, 4095):
+        assert int(layers.nearest_code(ops.convert_to_tensor(z[i : i + 1]), codes)[0]) == together[i]
+
+
+@pytest.mark.parametrize("first, second", [(3, 4), (3, 200), (130, 200), (127, 128)])
+def test_of_equal_codes_the_first(first, second):
+    """In one block of 128 codes, and across blocks."""
+    codes = normal(256, 4)
+    codes[second] = codes[first]
+    z = codes + 1e-3 * normal(256, 4, seed=1)
+    found = numbers(layers.nearest_code(ops.convert_to_tensor(z), ops.convert_to_tensor(codes)))
+    expected = np.arange(256)
+    expected[second] = first
+    np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize("n", [1, 7, 8, 50])
 def test_chunked_search_equals_the_direct_one(n, monkeypatch):
     z, codes = normal(n, 4), normal(16, 4, seed=1)
@@ -40,9 +59,10 @@ def test_search_over_an_unknown_number_of_rows(jit_compile, monkeypatch):
         np.testing.assert_array_equal(find(z), nearest(z, codes))
 
 
-def test_search_is_chunked_in_memory():
-    """The scores of 2 ** 13 codes and 2 ** 13 rows are 256 MiB: more than one chunk."""
-    z, codes = normal(2**13, 2), normal(2**13, 2, seed=1)
+@pytest.mark.parametrize("n, k", [(2**13, 2**13), (300, search.CODES_AT_ONCE + 1)])
+def test_search_is_chunked_in_memory(n, k):
+    """The scores of 2 ** 13 codes and 2 ** 13 rows are 256 MiB; and beyond 2 ** 14 codes there are chunks of codes."""
+    z, codes = normal(n, 2), normal(k, 2, seed=1)
     scores = []
     matmul = ops.matmul
 
@@ -53,7 +73,7 @@ def test_search_is_chunked_in_memory():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(search.ops, "matmul", counted)
         found = layers.nearest_code(ops.convert_to_tensor(z), ops.convert_to_tensor(codes))
-    assert max(scores) <= search.SCORE_BYTES
+    assert 0 < max(scores) <= search.SCORE_BYTES
     np.testing.assert_array_equal(numbers(found)[::97], nearest(z[::97], codes))
 
 

@@ -135,7 +135,7 @@ def test_codes_are_drawn_by_their_distance(example):
         distance = numbers(layer.distances(np.tile(z[0, :1], (size, 1)), tried.reshape(size, *code_shape)))
         score = np.exp(-(distance.reshape(size, -1)[:, place].astype("float64") ** 2) / temperature)
         expected, n = score / score.sum(), len(found)
-        assert n > 300 and expected.max() < 0.95  # or this would show nothing
+        assert n > 100 and expected.max() < 0.95  # or this would show nothing
         deviation = np.sqrt(expected * (1 - expected) / n)
         assert (np.abs(np.bincount(found, minlength=size) / n - expected) < 5 * deviation + 1 / n).all()
 
@@ -180,20 +180,20 @@ def test_losses_are_added_once(example):
         np.testing.assert_allclose(float(layer.losses[0]), float(sum(losses.values())), rtol=1e-5, atol=1e-6)
 
 
-def test_a_mask_equals_cropping(example, forward):
+def test_a_mask_equals_leaving_out(example, forward):
     make, _ = example
-    whole, cropped = make(), make()
-    z = normal(2, 6, 4)
-    z[:, 4:] = np.nan
-    mask = np.tile(np.arange(6) < 4, (2, 1))
+    whole, part = make(), make()
+    z = normal(2, 4, 6, 4)
+    mask = np.random.default_rng(1).random((2, 4, 6)) < 0.6
+    z[~mask] = np.nan
     masked = forward(whole, {"z": z, "mask": mask}, training=True)
-    plain = forward(cropped, {"z": z[:, :4]}, training=True)
-    np.testing.assert_array_equal(numbers(masked["codes"])[:, :4], plain["codes"])
-    np.testing.assert_allclose(numbers(masked["quantized"])[:, :4], plain["quantized"], atol=1e-6)
-    assert not numbers(masked["codes"])[:, 4:].any() and not numbers(masked["quantized"])[:, 4:].any()
+    plain = forward(part, {"z": z[mask]}, training=True)
+    np.testing.assert_array_equal(numbers(masked["codes"])[mask], plain["codes"])
+    np.testing.assert_allclose(numbers(masked["quantized"])[mask], plain["quantized"], atol=1e-6)
+    assert not numbers(masked["codes"])[~mask].any() and not numbers(masked["quantized"])[~mask].any()
     for name, loss in plain["losses"].items():
         np.testing.assert_allclose(masked["losses"][name], loss, rtol=1e-4, atol=1e-6)
-    assert_same_state(whole, cropped)
+    assert_same_state(whole, part)
 
 
 def test_nan_in_padding_reaches_no_gradient(example, gradients):
@@ -233,15 +233,21 @@ def test_codes_do_not_depend_on_the_batch(example, forward):
         np.testing.assert_array_equal(numbers(forward(layer, {"z": z[i : i + 1]})["codes"])[0], whole[i])
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
-def test_float32_inside_under_every_policy(example, policy, forward):
+@pytest.mark.parametrize(
+    "policy, size", [("mixed_bfloat16", 1.0), pytest.param("float16", 1e3, marks=pytest.mark.slow)]
+)
+def test_float32_inside_under_every_policy(example, policy, size, forward):
+    """Squares of the larger latents overflow in float16."""
     make, _ = example
     low, full = make(dtype=policy), make()
-    z = ops.cast(normal(32, 4), low.compute_dtype)
+    z = ops.cast(size * normal(32, 4), low.compute_dtype)
     output = forward(low, {"z": z}, training=True)
     expected = forward(full, {"z": ops.cast(z, "float32")}, training=True)
     assert output["quantized"].dtype == z.dtype
     np.testing.assert_array_equal(output["codes"], expected["codes"])
+    for name, loss in expected["losses"].items():
+        assert "float32" in str(output["losses"][name].dtype)
+        np.testing.assert_allclose(output["losses"][name], loss, rtol=1e-6)
     assert_same_state(low, full)
 
 

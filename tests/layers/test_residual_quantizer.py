@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from codebook import CODEBOOKS, nearest, normal, numbers, place
+from codebook import CODEBOOKS, nearest, normal, numbers, place, state
 from keras import ops
 
 from keras_mmai import layers
@@ -115,6 +115,22 @@ def test_quantizer_dropout_is_per_sample(forward):
     again = forward(layer, {"z": z}, training=True)
     assert (levels_used(again) != used).any()
     assert (levels_used(forward(layer, {"z": z})) == 4).all()  # not at inference
+
+
+def test_a_mask_with_quantizer_dropout_equals_cropping(forward):
+    whole, cropped = (residual(4, dropout=0.5) for _ in range(2))
+    z = normal(16, 6, 4)
+    z[:, 4:] = 100.0
+    mask = np.tile(np.arange(6) < 4, (16, 1))
+    masked = forward(whole, {"z": z, "mask": mask}, training=True)
+    plain = forward(cropped, {"z": z[:, :4]}, training=True)
+    assert len(np.unique(levels_used(plain))) > 1
+    np.testing.assert_array_equal(numbers(masked["codes"])[:, :4], plain["codes"])
+    np.testing.assert_array_equal(numbers(masked["quantized"])[:, :4], plain["quantized"])
+    np.testing.assert_allclose(masked["losses"]["commitment"], plain["losses"]["commitment"], rtol=1e-5)
+    for ours, theirs in zip(whole.quantizers, cropped.quantizers):
+        for name, value in state(theirs).items():
+            np.testing.assert_allclose(state(ours)[name], value, atol=1e-5, err_msg=name)
 
 
 def test_dropout_reaches_a_batch_of_one(compiled):

@@ -1,6 +1,7 @@
+import keras
 import numpy as np
 import pytest
-from codebook import CODEBOOKS, DISTANCES, normal, numbers, place, quantizer, reference, state, unit
+from codebook import CODEBOOKS, DISTANCES, normal, numbers, place, quantizer, reference, state, unit, use
 from keras import ops
 
 from keras_mmai import layers
@@ -70,23 +71,57 @@ def test_gradients(codebook, gradients):
         np.testing.assert_allclose(codes, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("codebook", CODEBOOKS)
-@pytest.mark.parametrize("distance", DISTANCES)
-def test_a_mask_equals_cropping(codebook, distance, forward):
-    options = dict(codebook=codebook, distance=distance, revival_threshold=0.3)
+@pytest.mark.parametrize(
+    "codebook, distance, initialization",
+    [
+        ("ema", "euclidean", "uniform"),
+        ("gradient", "cosine", "uniform"),
+        ("gradient", "euclidean", "batch"),
+        ("ema", "euclidean", "kmeans"),
+        pytest.param("ema", "cosine", "batch", marks=pytest.mark.slow),
+        pytest.param("gradient", "cosine", "kmeans", marks=pytest.mark.slow),
+    ],
+)
+def test_a_mask_equals_cropping(codebook, distance, initialization, forward):
+    """Also where codes start from the batch, or are moved to latents of it."""
+    options = dict(codebook=codebook, distance=distance, initialization=initialization, revival_threshold=0.3)
     whole, cropped = quantizer(**options), quantizer(**options)
-    z = normal(2, 6, 4)
-    z[:, 4:] = 100.0
-    mask = np.tile(np.arange(6) < 4, (2, 1))
+    z = normal(2, 12, 4)
+    z[:, 8:] = 100.0
+    mask = np.tile(np.arange(12) < 8, (2, 1))
+    if initialization == "uniform":
+        for layer in (whole, cropped):
+            use(layer, [2, 1e-3] * 4)
+    before = numbers(whole.codes).copy()
     masked = forward(whole, {"z": z, "mask": mask}, training=True)
-    plain = forward(cropped, {"z": z[:, :4]}, training=True)
-    np.testing.assert_array_equal(numbers(masked["codes"])[:, :4], plain["codes"])
-    np.testing.assert_array_equal(numbers(masked["quantized"])[:, :4], plain["quantized"])
-    assert not numbers(masked["codes"])[:, 4:].any() and not numbers(masked["quantized"])[:, 4:].any()
+    plain = forward(cropped, {"z": z[:, :8]}, training=True)
+    np.testing.assert_array_equal(numbers(masked["codes"])[:, :8], plain["codes"])
+    np.testing.assert_array_equal(numbers(masked["quantized"])[:, :8], plain["quantized"])
+    assert not numbers(masked["codes"])[:, 8:].any() and not numbers(masked["quantized"])[:, 8:].any()
     for name, loss in plain["losses"].items():
         np.testing.assert_allclose(masked["losses"][name], loss, rtol=1e-5)
     for name, value in state(cropped).items():
         np.testing.assert_allclose(state(whole)[name], value, atol=1e-6, err_msg=name)
+    rows = unit(z) if distance == "cosine" else z
+    on_a_latent = np.abs(numbers(whole.codes)[:, None] - rows[:, :8].reshape(-1, 4)).max(-1).min(-1) < 1e-5
+    assert on_a_latent.sum() >= (4 if initialization == "uniform" else 0)
+    assert np.abs(numbers(whole.codes) - before).max(-1)[1::2].min() > 0.01
+
+
+def test_the_mask_of_a_layer_before_is_taken_and_handed_on():
+    explicit, implicit = quantizer(), quantizer()
+    z = normal(3, 6, 4)
+    z[1, 4:] = z[2, 1:] = 0.0
+    mask = (z != 0).any(-1)
+    expected = explicit(ops.convert_to_tensor(z), mask=ops.convert_to_tensor(mask), training=True)
+    found = implicit(keras.layers.Masking()(ops.convert_to_tensor(z)), training=True)
+    np.testing.assert_array_equal(found["codes"], expected["codes"])
+    np.testing.assert_array_equal(found["quantized"], expected["quantized"])
+    np.testing.assert_allclose(found["losses"]["commitment"], expected["losses"]["commitment"], rtol=1e-6)
+    for name, value in state(explicit).items():
+        np.testing.assert_array_equal(state(implicit)[name], value, err_msg=name)
+    mean = numbers(found["quantized"]).sum(1) / mask.sum(1, keepdims=True)
+    np.testing.assert_allclose(keras.layers.GlobalAveragePooling1D()(found["quantized"]), mean, rtol=1e-5)
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
@@ -132,6 +167,17 @@ def test_state_is_float32_and_moves_under_every_policy(policy, forward):
     forward(same, {"z": ops.cast(z, "float32")}, training=True)
     for name, value in state(same).items():
         np.testing.assert_allclose(state(layer)[name], value, atol=1e-6)
+
+
+@pytest.mark.parametrize("codebook", CODEBOOKS)
+def test_losses_are_float32_where_squares_overflow_in_float16(codebook):
+    low, full = quantizer(codebook=codebook, dtype="mixed_float16"), quantizer(codebook=codebook)
+    z = ops.cast(1e3 * normal(32, 4), "float16")
+    losses, expected = low(z)["losses"], full(ops.cast(z, "float32"))["losses"]
+    for name, loss in losses.items():
+        assert "float32" in str(loss.dtype)
+        assert float(loss) == pytest.approx(float(expected[name]), rel=1e-6) and float(loss) > 65504
+    assert float(low.losses[0]) == pytest.approx(float(sum(expected.values())), rel=1e-6)
 
 
 def test_lookup_clips():

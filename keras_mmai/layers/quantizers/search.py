@@ -96,8 +96,15 @@ def in_chunks(function, chunk, *arrays):
     n = ops.shape(rows)[0]
     num_chunks = (n + chunk - 1) // chunk
     padded = [ops.pad(x, ((0, num_chunks * chunk - n), (0, 0))) for x in arrays]
-    chunks = tuple(ops.reshape(x, (num_chunks, chunk, x.shape[1])) for x in padded)
-    return ops.reshape(ops.map(lambda parts: function(*parts), chunks), (-1,))[:n]
+    chunks = [ops.reshape(x, (num_chunks, chunk, x.shape[1])) for x in padded]
+    places = ops.reshape(ops.arange(num_chunks), (num_chunks, 1, 1))
+
+    def step(i, found):
+        return ops.scatter_update(found, places[i], function(*[x[i] for x in chunks])[None])
+
+    # into one tensor: many small ones that are kept would cut up PyTorch's memory, where the next scores find no room
+    found = ops.fori_loop(0, num_chunks, step, ops.zeros((num_chunks, chunk), dtype="int32"))
+    return ops.reshape(found, (-1,))[:n]
 
 
 def count_codes(codes, valid, num_codes):

@@ -36,6 +36,7 @@ class CodebookQuantizer(Quantizer):
         self.num_embeddings = num_embeddings
         self.distance = distance
         self.commitment_weight = commitment_weight
+        self._saved_shape = None
 
     @property
     def vocabulary(self):
@@ -59,6 +60,16 @@ class CodebookQuantizer(Quantizer):
 
     def sample_rows(self, rows, seed, temperature):
         return draw_code(self.compared(rows), self.codes, seed, temperature)
+
+    def load_own_variables(self, store):
+        # where that fails, Keras looks at a second place of the file, finds nothing, and would tell only of that
+        self._saved_shape = tuple(store["0"].shape) if "0" in store else self._saved_shape
+        here = (self.num_embeddings, self.code_dim)
+        if self._saved_shape not in (None, here):
+            raise ValueError(
+                f"{self.name} has a codebook of shape {here}. Received: a file with one of {self._saved_shape}"
+            )
+        super().load_own_variables(store)
 
     def start(self, clean, valid):
         """Before a training step of the rows `clean` (n, code_dim), of which the valid ones count. What it returns is
@@ -95,7 +106,8 @@ class VectorQuantizer(CodebookQuantizer):
     Args:
         num_embeddings: int k, number of codes.
         embedding_dim: int, width of the latents.
-        codebook: "ema" (moving averages of the latents) or "gradient".
+        codebook: "ema" (moving averages of the latents) or "gradient". Weight decay would pull the latter to zero: the
+            models of this package leave it out, others by `optimizer.exclude_from_weight_decay([layer.embeddings])`.
         distance: "euclidean", or "cosine": latents and codes are compared, and given out, at unit length.
         initialization: "batch" (latents of the first training batch), "kmeans" (ten steps of k-means on them) or
             "uniform" (van den Oord's uniform in +-1/k: as is).
@@ -162,6 +174,7 @@ class VectorQuantizer(CodebookQuantizer):
         self.embeddings = self.add_weight(
             shape=shape, initializer=start, name="embeddings", **{**STATE, "trainable": learned}
         )
+        self.embeddings.decays = False  # weight decay would pull all codes to zero, also those without a latent
         self.add_use("ones")
         # EMA: the sums M of equation (5). Gradient: what moves a code without the optimizer, since a layer's call
         # may not assign to a trainable weight on JAX.
@@ -189,12 +202,15 @@ class VectorQuantizer(CodebookQuantizer):
 
     def _candidates(self, clean, valid):
         """One valid latent for each code, at random: row numbers are spread evenly, so few repeat."""
-        order = ops.cumsum(ops.cast(valid, "float32"))  # 1..m at the m valid rows
-        draw = keras.random.uniform((self.num_embeddings,), seed=self.seed_generator)
-        rank = (ops.arange(self.num_embeddings, dtype="float32") + draw) / self.num_embeddings * order[-1]
-        shuffled = ops.take(rank, ops.argsort(keras.random.uniform((self.num_embeddings,), seed=self.seed_generator)))
-        rows = ops.searchsorted(order, ops.minimum(ops.floor(shuffled) + 1.0, order[-1]), side="left")
-        return ops.take(clean, ops.clip(ops.cast(rows, "int32"), 0, ops.shape(clean)[0] - 1), axis=0)
+        n, k = ops.shape(clean)[0], self.num_embeddings
+        place = ops.arange(n)
+        valid_first = ops.argsort(ops.where(valid, place, place + n))
+        num_valid = ops.sum(ops.cast(valid, "float32"))
+        draw = keras.random.uniform((k,), seed=self.seed_generator)
+        rank = (ops.arange(k, dtype="float32") + draw) / k * num_valid
+        rank = ops.clip(ops.floor(rank), 0.0, ops.maximum(num_valid - 1.0, 0.0))
+        shuffled = ops.take(rank, ops.argsort(keras.random.uniform((k,), seed=self.seed_generator)))
+        return ops.take(clean, ops.take(valid_first, ops.cast(shuffled, "int32")), axis=0)
 
     def _place(self, codebook, counts):
         """Sets codes and their counts, keeping e = M / N."""
@@ -217,13 +233,14 @@ class VectorQuantizer(CodebookQuantizer):
         first = ops.logical_and(ops.logical_not(self.started), of_first_replica(ops.any(valid)))
 
         def from_batch():
-            codebook = candidates
-            for _ in range(K_MEANS_STEPS if self.initialization == "kmeans" else 0):
-                codes = nearest_code(clean, codebook)
-                counts = count_codes(codes, valid, self.num_embeddings)[:, None]
-                means = sum_by_code(clean, codes, valid, self.num_embeddings) / ops.maximum(counts, 1.0)
-                codebook = ops.where(counts > 0, unit(means) if self.distance == "cosine" else means, codebook)
-            return codebook
+            steps = K_MEANS_STEPS if self.initialization == "kmeans" else 0
+            return ops.fori_loop(0, steps, k_means_step, candidates)
+
+        def k_means_step(_, codebook):
+            codes = nearest_code(clean, codebook)
+            counts = count_codes(codes, valid, self.num_embeddings)[:, None]
+            means = sum_by_code(clean, codes, valid, self.num_embeddings) / ops.maximum(counts, 1.0)
+            return ops.where(counts > 0, unit(means) if self.distance == "cosine" else means, codebook)
 
         codebook = of_first_replica(ops.cond(first, from_batch, lambda: self._raw() + 0.0))
         self._place(codebook, ops.where(first, 1.0, ops.convert_to_tensor(self.counts)))
