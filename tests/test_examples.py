@@ -94,7 +94,7 @@ def test_compare_quantizers(tmp_path):
     report, _ = smoke("compare_quantizers.py", tmp_path)
     assert len(report) == 10 and {row["bits"] for row in report.values()} == {9.0}
     for row in report.values():
-        assert 0 < row["reconstruction"] < 2 and 1 <= row["perplexity"] <= row["codes_in_use"] + 1e-3
+        assert 0 < row["reconstruction"] < 20 and 1 <= row["perplexity"] <= row["codes_in_use"] + 1e-3
     assert (tmp_path / "reconstructions.png").stat().st_size > 1000
 
 
