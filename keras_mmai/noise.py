@@ -63,12 +63,15 @@ def row_seeds(seed, num_rows):
     Raises:
         ValueError: on a seed that is neither.
     """
-    if isinstance(seed, int):
+    if isinstance(seed, (int, np.integer)):
         if not -(2**31) <= seed < 2**31:
             raise ValueError(f"`seed` must fit 32 bits. Received: {seed}")
         rows = ops.arange(num_rows, dtype="int32")
         return ops.stack([ops.zeros_like(rows) + seed, rows], axis=1)
-    return check_seed(seed)
+    seed = check_seed(seed)
+    if isinstance(num_rows, int) and seed.shape[0] not in (None, num_rows):
+        raise ValueError(f"seed has a row for each of the {num_rows} examples. Received: shape {tuple(seed.shape)}")
+    return seed
 
 
 def check_seed(seed):

@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_mmai.diffusion import GaussianDiffusion, Heun, Sampler, normal, uniform_times
+from keras_mmai.noise import row_seeds
 from keras_mmai.serialization import register
 from keras_mmai.serving import Servable
 
@@ -128,9 +129,7 @@ class Generator(Servable, keras.Model):
         num_samples = 1 if num_samples is None else num_samples
         if num_samples < 1:
             raise ValueError(f"There is nothing to generate: num_samples={num_samples}.")
-        if not -(2**31) <= seed < 2**31:
-            raise ValueError(f"`seed` must fit 32 bits. Received: {seed}")
-        inputs["seed"] = np.stack([np.full((num_samples,), seed), np.arange(num_samples)], 1).astype("int32")
+        inputs["seed"] = ops.convert_to_numpy(row_seeds(seed, num_samples))
         return np.asarray(self.predict(inputs, batch_size=batch_size, verbose=verbose))
 
     def serving_signatures(self):

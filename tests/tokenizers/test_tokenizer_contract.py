@@ -130,7 +130,10 @@ def test_tokens_are_drawn_with_a_seed(make):
     if model.tokens != (drawn,):
         with pytest.raises(ValueError, match="leave `seed` out"):
             model.encode(X, tokens="latents", seed=3)
-    for seed in (2**40, np.zeros((5,), "int32")):
+    np.testing.assert_array_equal(
+        numpy(model.encode(X, seed=np.int64(3), temperature=2.0)), numpy(tokens)
+    )  # a numpy integer is one
+    for seed in (2**40, np.zeros((5,), "int32"), np.zeros((4, 2), "int32")):
         with pytest.raises(ValueError, match="seed"):
             model.encode(X, seed=seed)
 
