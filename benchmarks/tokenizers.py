@@ -1,14 +1,14 @@
 """Quantizers at equal bits in one VQ-VAE on real images, and the published curves of DeepMind and keras.io beside ours.
 
-    python benchmarks/tokenizers.py cifar --data cifar10_jpeg_subset.npz --steps 1000 --seeds 1 --output out
-    TFDS_DATA_DIR=... python benchmarks/tokenizers.py mnist --steps 3000 --output out
+    python benchmarks/tokenizers.py cifar --data cifar10_jpeg_subset.npz --steps 1000 --output out
+    TFDS_DATA_DIR=... python benchmarks/tokenizers.py mnist --steps 2000 --output out
     TFDS_DATA_DIR=... python benchmarks/tokenizers.py keras-io
 
 Every row is DeepMind's example (filters 64 and 128, Adam 3e-4, batches of 32) with another quantizer of 9 bits for each
 of the tokens: 8x8 of a CIFAR-10 image, 7x7 of an MNIST digit. Error is the squared error over the variance of the
 pixels: of the last 100 training steps, and of the test images, of which the codes in use and the perplexity are too;
 seconds are for 100 steps, the median. Means over seeds, with the standard deviation of the test error. Writes
-table.json and curves.png.
+runs.json and curves.png; a run that is in runs.json already is not run again, so `--rows NAME --seeds 3` adds seeds.
 
 The row keras-io is the example "Vector-Quantized Variational Autoencoders" of keras.io at its own budget: the 60,000
 digits, 128 codes of width 16, 30 epochs, batches of 128, Adam 1e-3, and fewer parameters.
@@ -86,7 +86,8 @@ def run(make, train, test, steps, seed):
     perplexity, in_use = (metric(model.vocabulary, model.quantizer.code_shape) for metric in metrics)
     for metric in (perplexity, in_use):
         metric.update_state(out["codes"])
-    return history["reconstruction"], {
+    return {
+        "curve": history["reconstruction"],
         "train": history["reconstruction"][-1],
         "test": float(np.mean((out["outputs"] - test) ** 2)) / variance,
         "perplexity": float(perplexity.result()),
@@ -139,20 +140,26 @@ def main():
         return keras_io()
     train, test = images(args.dataset, args.data)
     args.output.mkdir(parents=True, exist_ok=True)
-    table, curves = {}, {}
-    print(f"{args.dataset}, {len(train)} images, {args.steps} steps, {args.seeds} seeds, {keras.backend.backend()}")
+    file = args.output / "runs.json"
+    runs = json.loads(file.read_text()) if file.exists() else {}
+    print(f"{args.dataset}, {len(train)} images, {args.steps} steps, {keras.backend.backend()}")
+    curves = {}
     for name in args.rows:
-        runs = [run(ROWS[name], train, test, args.steps, seed) for seed in range(args.seeds)]
-        curves[name] = np.mean([curve for curve, _ in runs], axis=0).tolist()
-        table[name] = {key: float(np.mean([row[key] for _, row in runs])) for key in runs[0][1]}
-        table[name]["test_deviation"] = float(np.std([row["test"] for _, row in runs]))
-        row = table[name]
+        rows = []
+        for seed in range(args.seeds):
+            key = f"{name}, {args.dataset}, {args.steps} steps, seed {seed}, {keras.backend.backend()}"
+            if key not in runs:
+                runs[key] = run(ROWS[name], train, test, args.steps, seed)
+                file.write_text(json.dumps(runs, indent=1))
+            rows.append(runs[key])
+        curves[name] = np.mean([row["curve"] for row in rows], axis=0)
+        means = {key: np.mean([row[key] for row in rows]) for key in rows[0]}
+        deviation = np.std([row["test"] for row in rows])
         print(
-            f"{name:38} train {row['train']:.4f}  test {row['test']:.4f} +- {row['test_deviation']:.4f}  "
-            f"perplexity {row['perplexity']:5.0f}  codes {row['codes_in_use']:4.0f}  {row['seconds']:5.1f} s",
+            f"{name:38} train {means['train']:.4f}  test {means['test']:.4f} +- {deviation:.4f}  "
+            f"perplexity {means['perplexity']:5.0f}  codes {means['codes_in_use']:4.0f}  {means['seconds']:5.1f} s",
             flush=True,
         )
-        (args.output / "table.json").write_text(json.dumps({"table": table, "curves": curves}, indent=1))
         plot(curves, args.output / "curves.png", args.dataset == "cifar")
 
 

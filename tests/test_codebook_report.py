@@ -275,7 +275,7 @@ def test_the_picture_names_what_is_in_the_dict():
     [
         (
             lambda: codebook_report(VAE((8, 8, 1), **SIZES), np.zeros((2, 8, 8, 1), "float32")),
-            "VAE, which has no codes",
+            "one quantizer and one grid.*Received: VAE",
         ),
         (lambda: report_of([[0, 1]] * 3, [0, 1]), r"one for each example. Received shape \(2,\) for 3"),
         (lambda: report_of([[0, 1]] * 3, np.eye(3)), r"\(3, 3\) for 3 examples"),

@@ -84,13 +84,18 @@ class Tokenizer(Servable, TrainingModel):
 
         Raises:
             ValueError: on another shape than (b, *input_shape), integers, numpy values out of [-1, 1], a kind of
-                tokens that this tokenizer does not have, or a seed for tokens that are not drawn.
+                tokens that this tokenizer does not have, a seed for tokens that are not drawn, or a temperature that
+                is not positive.
         """
         x = x if ops.is_tensor(x) else np.asarray(x)
         if isinstance(x, np.ndarray):
             self.check_values(x)
         kind = self.kind_of_tokens(tokens)
         x = self._check_signal(x)
+        if temperature <= 0:
+            raise ValueError(
+                f"`temperature` must be positive: leave `seed` out for what is likeliest. Received: {temperature}"
+            )
         if seed is not None:
             return self.draw_tokens(x, kind, row_seeds(seed, ops.shape(x)[0]), temperature)
         return self.encode_codes(x) if kind == "codes" else self.encode_latents(x)

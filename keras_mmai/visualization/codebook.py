@@ -131,8 +131,8 @@ def codebook_report(tokenizer, data, labels=None, path=None):
 def _check_codes(tokenizer):
     if getattr(tokenizer, "vocabulary", None) is None or getattr(tokenizer, "quantizer", None) is None:
         raise ValueError(
-            "The report is on the codes of a tokenizer with a quantizer, such as `VQVAE`. "
-            f"Received: {type(tokenizer).__name__}, which has no codes."
+            "The report is on the codes of a tokenizer with one quantizer and one grid, such as `VQVAE`. "
+            f"Received: {type(tokenizer).__name__}."
         )
 
 
