@@ -1,6 +1,7 @@
 """The README's Python blocks run as they stand, on fewer digits and epochs."""
 
 import re
+import shutil
 from pathlib import Path
 
 import keras
@@ -21,6 +22,7 @@ def test_block_runs(number, tmp_path, monkeypatch):
     monkeypatch.setattr(keras_mmai.data, "load_mnist", lambda *_, **__: {"train": few, "test": few})
     fit = keras.Model.fit
     monkeypatch.setattr(keras.Model, "fit", lambda *a, **kw: fit(*a, **{**kw, "epochs": 1, "verbose": 0}))
+    shutil.copy(Path(__file__).resolve().parents[1] / "LICENSE", tmp_path)
     monkeypatch.chdir(tmp_path)
     exec(BLOCKS[number], {})
 
