@@ -7,7 +7,7 @@ Jobs: "encode" is a call at inference; "train" a training call with the statisti
 loss of lookup-free quantization with its gradient. Printed are medians over rounds, the peer's time by ours (above 1 is
 faster than the peer), and the extra memory: the largest resident memory in the first call of that size in a fresh
 process, less what was resident before, the quantizer and its input included there. Ours are compiled except on PyTorch;
-the memory is without that of compilation.
+the memory of TensorFlow is that of the call before it is compiled. "train" is a call forward, without a gradient.
 """
 
 import argparse

@@ -6,6 +6,9 @@ whole, distributed batch, so that there is one.
 
 import keras
 
+# Keywords of a weight that training moves without the optimizer, when every replica computes the same
+STATE = dict(trainable=False, autocast=False, dtype="float32", aggregation="mean")
+
 
 def sum_across_replicas(x):
     """The sum of a tensor over the replicas of a training step; `x` itself where there is one."""

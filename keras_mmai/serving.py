@@ -115,13 +115,16 @@ def _checked(function, specs):
 # Signatures on strings, and checks of values. Keras has operations for neither; TensorFlow, which traces, has.
 
 
-def ensure_ids(ids, vocabulary):
-    """The int tensor itself, and in the graph an error on ids out of 0..vocabulary-1."""
+def ensure_ids(ids, vocabulary, lowest=0):
+    """The int tensor itself, and in the graph an error on ids out of lowest..vocabulary-1.
+
+    `vocabulary` is an int, or an array of one for each place of the last axes.
+    """
     import tensorflow as tf
 
-    message = f"ids must be in 0..{vocabulary - 1}"
+    message = f"ids must be in {lowest}..{np.max(vocabulary) - 1}"
     checks = [
-        tf.debugging.assert_non_negative(ids, message=message),
+        tf.debugging.assert_greater_equal(ids, tf.cast(lowest, ids.dtype), message=message),
         tf.debugging.assert_less(ids, tf.cast(vocabulary, ids.dtype), message=message),
     ]
     with tf.control_dependencies(checks):

@@ -310,6 +310,8 @@ def freeze(model):
 
 def check_signal_values(x, name):
     """Raises ValueError if the numpy signals `x` (b, ...) are integers, hold NaN, or reach out of [-1, 1]."""
+    if x.dtype == object:
+        raise ValueError(f"{name} have one shape: pad or crop them. Received: an array of objects.")
     if x.dtype.kind != "f":
         raise ValueError(f"{name} are float in [-1, 1]. Received: {x.dtype}. For 8-bit images: x / 127.5 - 1.")
     low, high = float(np.min(x, initial=0.0)), float(np.max(x, initial=0.0))

@@ -104,6 +104,13 @@ def check_served(tokenizer, x, folder):
         "x = tf.constant(np.load(sys.argv[2])['x'])\n"
         "tokens = served['encode'](x=x)['tokens']\n"
         "decoded, whole = served['decode'](tokens=tokens), served['reconstruct'](x=x)\n"
+        "if tokens.dtype == tf.int32:\n"
+        "    for wrong in (tokens + 10**6, tokens - 10**6):\n"
+        "        try:\n"
+        "            served['decode'](tokens=wrong)\n"
+        "            sys.exit('codes out of range were decoded')\n"
+        "        except tf.errors.InvalidArgumentError as error:\n"
+        "            assert 'ids must be in' in str(error)\n"
         "np.savez(sys.argv[3], tokens=tokens, x=decoded['x'], whole=whole['x'])\n"
         "assert 'keras_mmai' not in sys.modules"
     )

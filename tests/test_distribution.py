@@ -16,6 +16,7 @@ COMMON = """
     import os, sys
     import numpy as np
     from keras_mmai import layers
+    from keras_mmai.tokenizers import Standardize
 
     z = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
 
@@ -93,6 +94,12 @@ TORCH_CASES = """
                 layer(z[32 * rank : 32 * (rank + 1)] + i, mask=mask, training=True)
         return {v.name: np.asarray(v) for v in layer.weights}
 
+    def train_without_mask(layer):
+        with torch.no_grad():
+            for i in range(3):
+                layer(z[32 * rank : 32 * (rank + 1)] + i, training=True)
+        return {v.name: np.asarray(v) for v in layer.weights}
+
     def vectors(**kwargs):
         options = {"initialization": "uniform", "revival_threshold": 0.0, "seed": 1, **kwargs}
         return layers.VectorQuantizer(8, 4, **options)
@@ -106,6 +113,7 @@ TORCH_CASES = """
         "grid": train(layers.FiniteScalarQuantizer((5, 3), 4)),
         "bits": train(layers.LookupFreeQuantizer(4)),
         "mapped": train(layers.SimVQ(8, 4, seed=1)),
+        "standardized": train_without_mask(Standardize()),
     }
     arrays = {f"{case}/{name}": value for case, weights in cases.items() for name, value in weights.items()}
     np.savez(f"{sys.argv[1]}.{rank}.npz", **arrays)
@@ -170,7 +178,7 @@ torch_ranks = pytest.mark.skipif(BACKEND != "torch", reason="a rank is a process
 @pytest.mark.parametrize("case", ["start", "kmeans", "masked first", "masked second", "masked start"])
 def test_both_ranks_end_with_the_same_codes(case, ranks):
     first, second = ranks(case)
-    assert set(first) == {"embeddings", "counts", "initialized", "shift" if case == "kmeans" else "sums"}
+    assert set(first) == {"embeddings", "uses", "counts", "initialized", "shift" if case == "kmeans" else "sums"}
     for name, value in first.items():
         np.testing.assert_array_equal(value, second[name], err_msg=name)
     assert first["initialized"] == 1
@@ -197,4 +205,17 @@ def test_of_a_rank_that_is_masked_out_nothing_counts(case, rows, ranks):
 def test_use_is_counted_over_both_ranks(case, ranks):
     for found in ranks(case):
         total = 0.01 * 64 * sum(0.99**i for i in range(3))
-        assert found["counts"].sum() == pytest.approx(total, rel=1e-5)
+        assert found["uses"].sum() == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.slow
+@torch_ranks
+def test_latents_are_standardised_by_both_ranks(ranks):
+    from keras_mmai.tokenizers import Standardize
+
+    whole = Standardize()
+    for i in range(3):
+        whole(Z + i, training=True)
+    for found in ranks("standardized"):
+        for variable in whole.weights:
+            np.testing.assert_allclose(found[variable.name], variable, rtol=1e-4, err_msg=variable.name)

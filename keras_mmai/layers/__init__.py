@@ -6,6 +6,7 @@ from keras_mmai.layers.conditioning import LabelEmbedding, TimestepEmbedding, ti
 from keras_mmai.layers.convolution import CausalConvolution, ResidualStack
 from keras_mmai.layers.dit import DiTBlock, DiTOutput, Modulation
 from keras_mmai.layers.feed_forward import FeedForward, SwiGLU
+from keras_mmai.layers.fourier import FourierAnalysis, FourierSynthesis
 from keras_mmai.layers.patches import PatchEmbed, patchify, unpatchify
 from keras_mmai.layers.positions import apply_rotary, rotary_tables, sincos_positions
 from keras_mmai.layers.quantizers import (
@@ -29,6 +30,8 @@ __all__ = [
     "DilatedResidual",
     "FeedForward",
     "FiniteScalarQuantizer",
+    "FourierAnalysis",
+    "FourierSynthesis",
     "GroupedQuantizer",
     "LabelEmbedding",
     "LookupFreeQuantizer",

@@ -63,7 +63,7 @@ def widths_and_strides(filters, strides):
 
 def kernel_of(stride):
     """The kernel of a strided convolution: twice the stride, and 3 where nothing is strided; an int or a tuple."""
-    return 2 * stride if isinstance(stride, int) else tuple(2 * s if s > 1 else 3 for s in stride)
+    return kernel_of((stride,))[0] if isinstance(stride, int) else tuple(2 * s if s > 1 else 3 for s in stride)
 
 
 class ConvStack(Chain):

@@ -67,8 +67,8 @@ class ShortTimeFourier(keras.layers.Layer):
 class FourierAnalysis(ShortTimeFourier):
     """Waveforms (b, t, 1) to features of their spectra (b, t / hop, 3 (2 hop + 1)), by equation (1).
 
-    They are log |X|, and the real and imaginary part of X |X|^-0.7, which is as loud where a sound is quiet. Arguments
-    as `ShortTimeFourier`.
+    They are the loudness, log |X| from about -1 at a silence of 1e-4 to 1 at full scale, and the real and imaginary
+    part of X |X|^-0.7, which is nearly as loud where a sound is quiet. Arguments as `ShortTimeFourier`.
     """
 
     transposed = False
@@ -87,6 +87,8 @@ class FourierAnalysis(ShortTimeFourier):
         self.built = True
 
     def call(self, x):
+        if x.shape[1] is not None and x.shape[1] % self.hop:
+            raise ValueError(f"A waveform has a multiple of hop={self.hop} samples. Received: {tuple(x.shape)}")
         x = ops.cast(x, "float32")
         x = ops.pad(x[..., 0], [(0, 0), (self.before, self.length - self.hop - self.before)])
         hops = ops.reshape(x, (-1, ops.shape(x)[1] // self.hop, self.hop))
@@ -107,9 +109,10 @@ class FourierAnalysis(ShortTimeFourier):
 
 @register
 class FourierSynthesis(ShortTimeFourier):
-    """Log amplitudes, less 6, and phases (b, n, 2 (2 hop + 1)) to waveforms (b, n hop, 1), by equation (2).
+    """Amplitudes and phases (b, n, 2 (2 hop + 1)) to waveforms (b, n hop, 1), by equation (2).
 
-    Arguments as `ShortTimeFourier`.
+    Amplitudes are given as log a + 6, and are at most 1: of numbers above 6 nothing comes. Arguments as
+    `ShortTimeFourier`.
     """
 
     transposed = True
@@ -145,3 +148,34 @@ class FourierSynthesis(ShortTimeFourier):
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], input_shape[1] and input_shape[1] * self.hop, 1)
+
+
+def mel_triangles(sample_rate, fft_length, num_mel_bins, min_freq):
+    """Triangles of peak 1 and equal width on the HTK mel scale, 2595 log10(1 + Hz / 700): float64 (bins, bands).
+
+    From `min_freq` to half the sample rate, on the fft_length / 2 + 1 bins of a Fourier transform; bin 0 is left out.
+
+    Raises:
+        ValueError: on bands so narrow that no bin falls into them, or such numbers.
+    """
+    if num_mel_bins < 1 or not 0.0 <= min_freq < sample_rate / 2:
+        raise ValueError(
+            "`num_mel_bins` must be at least 1, and `min_freq` in [0, sample_rate / 2). "
+            f"Received: num_mel_bins={num_mel_bins}, min_freq={min_freq}, sample_rate={sample_rate}"
+        )
+    bins = _mel(np.linspace(0.0, sample_rate / 2, fft_length // 2 + 1))[:, None]  # (k, 1)
+    edges = np.linspace(_mel(min_freq), _mel(sample_rate / 2), num_mel_bins + 2)
+    lower, center, upper = edges[:-2], edges[1:-1], edges[2:]  # (m,)
+    triangles = np.maximum(0.0, np.minimum((bins - lower) / (center - lower), (upper - bins) / (upper - center)))
+    triangles[0] = 0.0  # HTK leaves out the constant part
+    empty = np.flatnonzero(triangles.sum(axis=0) == 0)
+    if len(empty):
+        raise ValueError(
+            f"{len(empty)} of {num_mel_bins} bands are so narrow that no frequency of the Fourier transform falls into "
+            f"them. Give a larger `fft_length` than {fft_length}, or fewer `num_mel_bins`."
+        )
+    return triangles
+
+
+def _mel(hertz):
+    return 2595.0 * np.log10(1.0 + hertz / 700.0)

@@ -89,7 +89,8 @@ class SEANet(Chain):
         fourier: bool: the patches of a waveform are spectra, by `FourierAnalysis` and `FourierSynthesis`.
 
     Raises:
-        ValueError: on strides that do not fit the signal's rank, or spectra of what is no waveform.
+        ValueError: on strides that do not fit the signal's rank, or spectra of what is no waveform of one channel, or
+            at an odd `patch_size`.
     """
 
     def __init__(self, filters, output_dim, strides=(2, 4, 5, 8), causal=False, patch_size=1, fourier=False, **kwargs):
@@ -98,6 +99,11 @@ class SEANet(Chain):
         self.output_dim = output_dim
         self.strides = tuple(s if isinstance(s, int) else tuple(s) for s in strides)
         self.causal = causal
+        if fourier and (not isinstance(patch_size, int) or patch_size < 2 or patch_size % 2):
+            raise ValueError(
+                "With `fourier=True`, `patch_size` is the samples from one spectrum to the next, an even int. "
+                f"Received: patch_size={patch_size}"
+            )
         self.patch_size = patch_size
         self.fourier = fourier
 
@@ -155,6 +161,8 @@ class SEANetDecoder(SEANet):
             layers.append(self.strided(rank, self.filters * 2**i, stride, transposed=True, name=f"up_{i}"))
             layers += self.residuals(i)
         if self.fourier:
+            if self.output_dim != 1:
+                raise ValueError(f"Spectra make one channel: output_dim=1. Received: output_dim={self.output_dim}")
             synthesis = FourierSynthesis(self.patch_size, self.causal, name="synthesis", dtype=self.dtype_policy)
             to_spectra = self.convolution(rank, 2 * synthesis.num_bins, 3, name="to_spectra")
             return [*layers, self.snake("snake"), to_spectra, synthesis]

@@ -15,6 +15,7 @@ a factor of 10, 20 dB, in every band.
 
 import numpy as np
 
+from keras_mmai.layers.fourier import mel_triangles
 from keras_mmai.metrics.signals import as_pairs
 
 
@@ -68,31 +69,6 @@ def mel_distance(
 
     # One by one, as all frames of a data set would take N / S times its memory.
     return np.array([np.mean(np.abs(log_mel(x) - log_mel(x_hat))) for x, x_hat in zip(reference, estimate)])
-
-
-def mel_triangles(sample_rate, fft_length, num_mel_bins, min_freq):
-    """T of eq. (2), float64 (fft_length / 2 + 1, num_mel_bins)."""
-    if num_mel_bins < 1 or not 0.0 <= min_freq < sample_rate / 2:
-        raise ValueError(
-            "`num_mel_bins` must be at least 1, and `min_freq` in [0, sample_rate / 2). "
-            f"Received: num_mel_bins={num_mel_bins}, min_freq={min_freq}, sample_rate={sample_rate}"
-        )
-    bins = _mel(np.linspace(0.0, sample_rate / 2, fft_length // 2 + 1))[:, None]  # (k, 1)
-    edges = np.linspace(_mel(min_freq), _mel(sample_rate / 2), num_mel_bins + 2)
-    lower, center, upper = edges[:-2], edges[1:-1], edges[2:]  # (m,)
-    triangles = np.maximum(0.0, np.minimum((bins - lower) / (center - lower), (upper - bins) / (upper - center)))
-    triangles[0] = 0.0  # HTK leaves out the constant part
-    empty = np.flatnonzero(triangles.sum(axis=0) == 0)
-    if len(empty):
-        raise ValueError(
-            f"{len(empty)} of {num_mel_bins} bands are so narrow that no frequency of the Fourier transform falls into "
-            f"them. Give a larger `fft_length` than {fft_length}, or fewer `num_mel_bins`."
-        )
-    return triangles
-
-
-def _mel(hertz):
-    return 2595.0 * np.log10(1.0 + hertz / 700.0)
 
 
 def _magnitudes(waveform, fft_length, sequence_stride):

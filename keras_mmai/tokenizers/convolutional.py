@@ -20,7 +20,8 @@ class ConvTokenizer(Tokenizer):
         encoder, decoder: layers to take instead; None are these. They have `factors`, `causal` and `output_dim`, as
             `SEANetEncoder` and `SEANetDecoder` have.
         data_variance: float by which the squared error is divided.
-        perceptual_loss: an object that gives more named losses of signal and reconstruction, as `SpectralLoss`; None.
+        perceptual_loss: an object with `names`, which gives of signal and reconstruction, (b, *input_shape) float32
+            each, a loss (b,) by each name, as `SpectralLoss` does; None. If it has a `sample_rate`, so has the signal.
         sample_rate: Hz of an audio signal, or frames in a second of a video; None if that is of no concern.
         ema_decays: see `TrainingModel`.
 
@@ -51,10 +52,11 @@ class ConvTokenizer(Tokenizer):
     ):
         extra = () if perceptual_loss is None else tuple(perceptual_loss.names)
         super().__init__(("reconstruction", *extra, *loss_names), ema_decays, **kwargs)
-        if perceptual_loss is not None and perceptual_loss.sample_rate != sample_rate:
+        rate = getattr(perceptual_loss, "sample_rate", None)
+        if rate not in (None, sample_rate):
             raise ValueError(
-                f"`perceptual_loss` is for signals at {perceptual_loss.sample_rate} Hz: give the tokenizer the same "
-                f"`sample_rate`. Received: sample_rate={sample_rate}"
+                f"`perceptual_loss` is for signals at {rate} Hz: give the tokenizer the same `sample_rate`. "
+                f"Received: sample_rate={sample_rate}"
             )
         self.input_shape = tuple(input_shape)
         self.filters = tuple(filters)

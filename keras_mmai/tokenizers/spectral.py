@@ -1,9 +1,11 @@
 """What two sounds differ by in their spectra."""
 
-import keras
 from keras import ops
 
+from keras_mmai.layers.fourier import mel_triangles
 from keras_mmai.serialization import Configurable, register
+
+LOWEST = 20.0  # Hz, where the mel bands begin
 
 
 def magnitudes(x, fft_length, floor):
@@ -20,7 +22,8 @@ def magnitudes(x, fft_length, floor):
 class SpectralLoss(Configurable):
     """Distances of spectra at several resolutions, for the `perceptual_loss` of an audio tokenizer.
 
-    Call: two signals (b, samples, c) to {"stft": (b,), "mel": (b,)}, float32, means over the resolutions and channels.
+    Call: two signals (b, samples, c), longer than half of the longest resolution, to {"stft": (b,), "mel": (b,)},
+    float32, means over the resolutions and channels.
 
         stft  ||X| - |Y|| / ||X|| + mean |log |X| - log |Y||       (Yamamoto, Song & Kim 2020, eq. 3 and 4)
         mel   mean |log10 mel |X| - log10 mel |Y||                 (as in Kumar et al. 2023, section 3.5)
@@ -36,7 +39,8 @@ class SpectralLoss(Configurable):
             of silence as much as of sound: a low floor spends the training on how silent it is.
 
     Raises:
-        ValueError: on a number of mel bands for another number of resolutions, or a floor that is not positive.
+        ValueError: on a number of mel bands for another number of resolutions, bands too narrow for their resolution,
+            or a floor that is not positive; when called on what is no waveform, or a short one.
     """
 
     names = ("stft", "mel")
@@ -63,14 +67,23 @@ class SpectralLoss(Configurable):
         self.stft_weight = stft_weight
         self.mel_weight = mel_weight
         self.floor = floor
+        self.filters = [
+            mel_triangles(sample_rate, fft_length, bands, LOWEST).astype("float32")
+            for fft_length, bands in zip(self.fft_lengths, self.num_mels)
+        ]
 
     def __call__(self, x, y):
+        least = max(self.fft_lengths) // 2 + 1
+        if len(x.shape) != 3 or x.shape[1] < least:
+            raise ValueError(
+                f"Spectra of fft_lengths={self.fft_lengths} are of signals (b, samples, c) with at least {least} "
+                f"samples. Received: {tuple(x.shape)}"
+            )
         _, samples, channels = x.shape
         stft = mel = 0.0
         signals = [ops.reshape(ops.transpose(s, (0, 2, 1)), (-1, samples)) for s in (x, y)]
-        for fft_length, num_mels in zip(self.fft_lengths, self.num_mels):
+        for fft_length, filters in zip(self.fft_lengths, self.filters):
             a, b = (magnitudes(s, fft_length, self.floor) for s in signals)
-            filters = mel_filters(num_mels, fft_length // 2 + 1, self.sample_rate)
             stft += norm(a - b) / norm(a) + mean(ops.abs(ops.log(a) - ops.log(b)))  # norm(a) >= floor
             a, b = (ops.log10(ops.matmul(m, filters) + self.floor) for m in (a, b))
             mel += mean(ops.abs(a - b))
@@ -79,18 +92,6 @@ class SpectralLoss(Configurable):
             name: weights[name] * ops.mean(ops.reshape(value, (-1, channels)), axis=-1) / len(self.fft_lengths)
             for name, value in (("stft", stft), ("mel", mel))
         }
-
-
-def mel_filters(num_mels, num_bins, sample_rate):
-    """Triangles on the mel scale, from 20 Hz to half the sample rate: (num_bins, num_mels) float32."""
-    layer = keras.layers.MelSpectrogram(sampling_rate=sample_rate, num_mel_bins=num_mels)
-    return layer.linear_to_mel_weight_matrix(
-        num_mel_bins=num_mels,
-        num_spectrogram_bins=num_bins,
-        sampling_rate=sample_rate,
-        lower_edge_hertz=20.0,
-        upper_edge_hertz=sample_rate / 2,
-    )
 
 
 def mean(x):

@@ -3,6 +3,8 @@
 import numpy as np
 from keras import ops
 
+from keras_mmai.tokenizers.tokenizer import batch_of
+
 
 class Stream:
     """A causal tokenizer at work on one batch of signals that arrive in chunks.
@@ -21,7 +23,7 @@ class Stream:
 
     Raises:
         ValueError: on a tokenizer that is not causal, or has no such tokens, or a chunk that does not fill its tokens,
-            numpy values out of [-1, 1] or codes out of range.
+            numpy values out of [-1, 1] or codes out of range, another number of signals than before.
     """
 
     def __init__(self, tokenizer, tokens=None):
@@ -37,8 +39,9 @@ class Stream:
 
     def encode(self, chunk):
         """The next part of the signals, (b, n, ..., c) in [-1, 1], to its tokens."""
-        if not ops.is_tensor(chunk):
-            self.tokenizer.check_values(np.asarray(chunk))
+        chunk = batch_of(chunk)
+        if isinstance(chunk, np.ndarray):
+            self.tokenizer.check_values(chunk)
         chunk = ops.convert_to_tensor(chunk, dtype="float32")
         first = self.signal is None
         lead = self.tokenizer.lead if first else 0
@@ -50,7 +53,7 @@ class Stream:
             )
         if lead:
             chunk = ops.concatenate([ops.repeat(chunk[:, :1], lead, axis=1), chunk], axis=1)
-        whole = chunk if first else ops.concatenate([self.signal, chunk], axis=1)
+        whole = chunk if first else joined(self.signal, chunk)
         tokens = self.tokenizer.to_tokens(self.tokenizer.encoded(whole, lead=False), self.kind)
         past = -(-self.tokenizer.encoder.reach // self.stride) * self.stride
         self.signal = whole[:, max(0, whole.shape[1] - past) :]
@@ -58,12 +61,25 @@ class Stream:
 
     def decode(self, tokens):
         """The next tokens to their part of the signals, float32 in [-1, 1]."""
-        if self.kind == "codes" and not ops.is_tensor(tokens):
-            self.tokenizer.check_codes(np.asarray(tokens))
+        tokens = batch_of(tokens)
+        expected = self.tokenizer.shape_of(self.kind)[1:]
+        if tuple(tokens.shape[2:]) != expected or not tokens.shape[1]:
+            raise ValueError(f"Tokens have shape {('b', 'n', *expected)}. Received: {tuple(tokens.shape)}")
+        if self.kind == "codes" and isinstance(tokens, np.ndarray):
+            self.tokenizer.check_codes(tokens)
         tokens = ops.convert_to_tensor(tokens)
         first = self.tokens is None
-        whole = tokens if first else ops.concatenate([self.tokens, tokens], axis=1)
+        whole = tokens if first else joined(self.tokens, tokens)
         decoded = self.tokenizer.decoded(self.tokenizer.from_tokens(whole, self.kind), lead=first)
         self.tokens = whole[:, max(0, whole.shape[1] - self.tokenizer.decoder.reach) :]
         skipped = (whole.shape[1] - tokens.shape[1]) * self.stride
         return ops.clip(decoded[:, skipped:], -1.0, 1.0)
+
+
+def joined(past, chunk):
+    if past.shape[0] != chunk.shape[0]:
+        raise ValueError(
+            f"This stream is of {past.shape[0]} signals. Received: a chunk of {chunk.shape[0]}. Other signals need a "
+            "`Stream` of their own."
+        )
+    return ops.concatenate([past, chunk], axis=1)

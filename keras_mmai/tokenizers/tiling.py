@@ -6,6 +6,7 @@ import numpy as np
 from keras import ops
 
 from keras_mmai.tokenizers.convolutional import ConvTokenizer
+from keras_mmai.tokenizers.tokenizer import batch_of
 
 
 class Tiles:
@@ -43,7 +44,7 @@ class Tiles:
 
     def encode(self, x):
         """Signals (b, *s, c) in [-1, 1] of any size to tokens, numpy (b, *(s / strides), ...)."""
-        channels = self.tokenizer.input_shape[-1]
+        x, channels = batch_of(x), self.tokenizer.input_shape[-1]
         if len(x.shape) != len(self.strides) + 2 or x.shape[-1] != channels:
             raise ValueError(
                 f"Signals have shape {('b', *['any'] * len(self.strides), channels)}. Received: {tuple(x.shape)}"
@@ -63,9 +64,13 @@ class Tiles:
 
     def decode(self, tokens):
         """Tokens (b, *grid, ...) of a grid of any size to signals, numpy float32 (b, *(grid * strides), c)."""
+        tokens, axes = batch_of(tokens), len(self.strides)
+        expected = self.tokenizer.shape_of(self.kind)[axes:]
+        if len(tokens.shape) < 1 + axes or tuple(tokens.shape[1 + axes :]) != expected:
+            raise ValueError(f"Tokens have shape {('b', *['any'] * axes, *expected)}. Received: {tuple(tokens.shape)}")
         if self.kind == "codes" and isinstance(tokens, np.ndarray):
             self.tokenizer.check_codes(tokens)
-        grid = tokens.shape[1 : 1 + len(self.strides)]
+        grid = tokens.shape[1 : 1 + axes]
 
         def signal_of(part):
             tile = ops.convert_to_tensor(tokens[(slice(None), *[slice(*p) for p in part])])

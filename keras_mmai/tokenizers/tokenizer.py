@@ -4,9 +4,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_mmai.distribution import STATE, sum_across_replicas
 from keras_mmai.noise import row_seeds
 from keras_mmai.serialization import register
-from keras_mmai.serving import Servable, codec_signatures
+from keras_mmai.serving import Servable, codec_signatures, ensure_ids
 from keras_mmai.training import TrainingModel, batch_size, check_signal_values
 
 MOMENTUM = 0.99
@@ -21,12 +22,9 @@ class Standardize(keras.layers.Layer):
     """
 
     def build(self, input_shape):
-        state = dict(shape=input_shape[-1:], trainable=False, autocast=False, dtype="float32")
-        self.mean = self.add_weight(initializer="zeros", name="mean", **state)
-        self.variance = self.add_weight(initializer="ones", name="variance", **state)
-        self.num_updates = self.add_weight(
-            shape=(), initializer="zeros", trainable=False, autocast=False, dtype="float32", name="num_updates"
-        )
+        self.mean = self.add_weight(shape=input_shape[-1:], initializer="zeros", name="mean", **STATE)
+        self.variance = self.add_weight(shape=input_shape[-1:], initializer="ones", name="variance", **STATE)
+        self.num_updates = self.add_weight(shape=(), initializer="zeros", name="num_updates", **STATE)
         self.built = True
 
     def call(self, x, training=False):
@@ -38,16 +36,20 @@ class Standardize(keras.layers.Layer):
     def _update(self, x):
         rows = ops.reshape(x, (-1, x.shape[-1]))
         valid = ops.all(ops.isfinite(rows), axis=-1, keepdims=True)
-        total = ops.maximum(ops.sum(ops.cast(valid, "float32")), 1.0)
-        mean = ops.sum(ops.where(valid, rows, 0.0), axis=0) / total
-        variance = ops.sum(ops.where(valid, ops.square(rows - mean), 0.0), axis=0) / total
-        rate = ops.where(ops.any(valid), ops.maximum(1.0 - MOMENTUM, 1.0 / (1.0 + self.num_updates)), 0.0)
+        total = sum_across_replicas(ops.sum(ops.cast(valid, "float32")))
+
+        def mean_of(values):
+            return sum_across_replicas(ops.sum(ops.where(valid, values, 0.0), axis=0)) / ops.maximum(total, 1.0)
+
+        mean = mean_of(rows)
+        variance = mean_of(ops.square(rows - mean))
+        rate = ops.where(total > 0, ops.maximum(1.0 - MOMENTUM, 1.0 / (1.0 + self.num_updates)), 0.0)
         difference = mean - self.mean
         # the variance of the mixture of what was seen and this batch
         mixed = (1.0 - rate) * self.variance + rate * variance + rate * (1.0 - rate) * ops.square(difference)
         self.variance.assign(mixed)
         self.mean.assign(self.mean + rate * difference)
-        self.num_updates.assign_add(ops.cast(ops.any(valid), "float32"))
+        self.num_updates.assign_add(ops.cast(total > 0, "float32"))
 
     def inverse(self, x):
         return ops.cast(x, "float32") * ops.sqrt(self.variance + 1e-12) + self.mean
@@ -83,11 +85,11 @@ class Tokenizer(Servable, TrainingModel):
             temperature: float > 0.
 
         Raises:
-            ValueError: on another shape than (b, *input_shape), integers, numpy values out of [-1, 1], a kind of
-                tokens that this tokenizer does not have, a seed for tokens that are not drawn, or a temperature that
-                is not positive.
+            ValueError: on another shape than (b, *input_shape) or mixed shapes, integers, numpy values out of [-1, 1],
+                a kind of tokens that this tokenizer does not have, a seed for tokens that are not drawn, or a
+                temperature that is not positive.
         """
-        x = x if ops.is_tensor(x) else np.asarray(x)
+        x = batch_of(x)
         if isinstance(x, np.ndarray):
             self.check_values(x)
         kind = self.kind_of_tokens(tokens)
@@ -100,12 +102,20 @@ class Tokenizer(Servable, TrainingModel):
             return self.draw_tokens(x, kind, row_seeds(seed, ops.shape(x)[0]), temperature)
         return self.encode_codes(x) if kind == "codes" else self.encode_latents(x)
 
+    def predict(self, x, *args, **kwargs):
+        self._check_first(x)
+        return super().predict(x, *args, **kwargs)
+
     def kind_of_tokens(self, tokens):
         """`tokens`, or the first kind if it is None."""
         kind = tokens or self.tokens[0]
         if kind not in self.tokens:
             raise ValueError(f"{type(self).__name__} gives tokens of the kinds {self.tokens}. Received: {tokens!r}")
         return kind
+
+    def shape_of(self, kind):
+        """The shape of the tokens of one signal, of a kind."""
+        return self.token_shape if kind == "codes" else self.latent_shape
 
     # Encoding is no training, wherever it is called: inside the step of a model that trains on the tokens, too. So a
     # subclass gives `training=False` to its layers, and encodes to latents without a layer that adds losses.
@@ -129,7 +139,7 @@ class Tokenizer(Servable, TrainingModel):
         """
         tokens = tokens if ops.is_tensor(tokens) else np.asarray(tokens)
         discrete = "int" in keras.backend.standardize_dtype(tokens.dtype)
-        expected = self.token_shape if discrete else self.latent_shape
+        expected = self.shape_of("codes" if discrete else "latents")
         if discrete and self.vocabulary is None:
             raise ValueError(f"{type(self).__name__} has no codes: decode takes float latents (b, *{expected}).")
         if tuple(tokens.shape[1:]) != expected:
@@ -195,13 +205,31 @@ class Tokenizer(Servable, TrainingModel):
 
     def serving_signatures(self):
         """{name: (function, {argument: (shape, dtype)})} of the SavedModel that `export` writes."""
-        tokens = (self.token_shape, "int32") if self.vocabulary else (self.latent_shape, "float32")
-        return codec_signatures(self.encode, self.decode, (self.input_shape, "float32"), tokens)
+        x = (self.input_shape, "float32")
+        if self.vocabulary is None:
+            return codec_signatures(self.encode, self.decode, x, (self.latent_shape, "float32"))
+        low, limits = self.code_limits
+
+        def decode(codes):
+            return self.decode(ensure_ids(codes, limits, low))
+
+        return codec_signatures(self.encode, decode, x, (self.token_shape, "int32"))
 
 
 def signal_of(x):
     """The signal of a batch that is an array, or a dict with the array under "x"."""
     return x["x"] if isinstance(x, dict) else x
+
+
+def batch_of(x):
+    """`x` itself if it is a tensor, else as a numpy array."""
+    if ops.is_tensor(x):
+        return x
+    try:
+        return np.asarray(x)
+    except ValueError:
+        shapes = ", ".join(map(str, sorted({np.shape(row) for row in x})))
+        raise ValueError(f"The signals of a batch have one shape: pad or crop them. Received: {shapes}") from None
 
 
 def by_rows(losses, outputs):

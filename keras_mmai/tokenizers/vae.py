@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_mmai.distribution import STATE, sum_across_replicas
 from keras_mmai.noise import normal
 from keras_mmai.serialization import register
 from keras_mmai.tokenizers.convolutional import ConvTokenizer
@@ -81,9 +82,7 @@ class VAE(ConvTokenizer):
 
     def build(self, input_shape=None):
         if not self.built:
-            self.num_steps = self.add_weight(
-                shape=(), initializer="zeros", trainable=False, autocast=False, dtype="float32", name="num_steps"
-            )
+            self.num_steps = self.add_weight(shape=(), initializer="zeros", name="num_steps", **STATE)
         super().build()
 
     def moments(self, x):
@@ -104,7 +103,8 @@ class VAE(ConvTokenizer):
         elif training:
             z = mean + ops.exp(0.5 * log_variance) * keras.random.normal(ops.shape(mean), seed=self.seed_generator)
         if training:
-            self.num_steps.assign_add(ops.cast(ops.all(ops.isfinite(mean)), "float32"))  # what is not is no step
+            broken = sum_across_replicas(ops.sum(ops.cast(ops.logical_not(ops.isfinite(mean)), "float32")))
+            self.num_steps.assign_add(ops.cast(broken == 0, "float32"))  # what is not finite is no step
         return {
             "outputs": self.decoded(z),
             "latents": self.standardize(mean, training=training),

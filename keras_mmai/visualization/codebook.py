@@ -57,7 +57,7 @@ def codebook_report(tokenizer, data, labels=None, path=None):
     `code_shape` (levels, groups), is reported place by place; the picture shows the first eight.
 
     Args:
-        tokenizer: a tokenizer with codes, such as `VQVAE`, of any rank and with any quantizer.
+        tokenizer: a tokenizer with one grid of codes, such as `VQVAE`, of any rank and with any quantizer.
         data: (n, *input_shape) float in [-1, 1], or {"x": data}.
         labels: (n,) the class of each example, numbers or strings, or None.
         path: where to save the picture as a PNG.
@@ -89,8 +89,8 @@ def codebook_report(tokenizer, data, labels=None, path=None):
                         signal's border.
 
     Raises:
-        ValueError: on a tokenizer without codes, no data, labels of another length, data that the tokenizer refuses,
-            latents none of which is finite, or a path that does not end in .png.
+        ValueError: on a tokenizer without codes or with several grids (`VQVAE2`), no data, labels of another length,
+            data that the tokenizer refuses, latents none of which is finite, or a path that does not end in .png.
     """
     check_path(path)
     data = signal_of(data)

@@ -45,7 +45,7 @@ def numbers(value):
 
 
 def state(layer):
-    return {v.name: numbers(v) for v in (layer.embeddings, layer.counts, layer.shift, layer.initialized)}
+    return {v.name: numbers(v) for v in (layer.embeddings, layer.uses, layer.counts, layer.shift, layer.initialized)}
 
 
 def nearest(z, codes):

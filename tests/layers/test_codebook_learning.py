@@ -222,6 +222,15 @@ def test_dead_codes_are_those_used_less_than_a_fraction_of_the_mean(size, forwar
     np.testing.assert_allclose(now["sums"], now["embeddings"] * now["counts"][:, None], rtol=1e-5)
 
 
+def test_use_shows_the_codes_that_no_latent_takes(forward):
+    """Revival raises the counts of its codes, but nobody has used them yet."""
+    layer, z = quantizer(16, 4, revival_threshold=0.5), normal(64, 4)
+    taken = numbers(forward(layer, {"z": z}, training=True)["codes"])
+    shares = np.bincount(taken, minlength=16) / 64
+    assert (shares == 0).any() and numbers(layer.counts).min() > 0
+    np.testing.assert_allclose(layer.use, shares, rtol=1e-5)
+
+
 def test_revival_is_on_unless_turned_off(forward):
     layer, z = layers.VectorQuantizer(4, 2), normal(64, 2)
     layer.build((None, 2))

@@ -43,6 +43,8 @@ EXAMPLES = {
     "DilatedResidual": (dict(dilation=3, causal=True), {"x": normal(2, 8, 3)}),
     "FeedForward": (dict(hidden_dim=12), {"x": normal(2, 5, 8)}),
     "FiniteScalarQuantizer": (dict(levels=(5, 4), embedding_dim=4), {"z": LATENTS, "mask": MASK}),
+    "FourierAnalysis": (dict(hop=2, causal=True), {"x": normal(2, 8, 1)}),
+    "FourierSynthesis": (dict(hop=2), {"spectra": normal(2, 4, 10)}),
     "GroupedQuantizer": (
         dict(quantizers=[layers.LookupFreeQuantizer(2), layers.SimVQ(4, 2, seed=1)]),
         {"z": LATENTS, "mask": MASK},

@@ -18,6 +18,16 @@ def test_decoder_undoes_the_shape_of_the_encoder(space, forward):
     assert forward(decoder, {"x": z}).shape == x.shape == decoder.compute_output_shape(z.shape)
 
 
+def test_a_stride_is_the_same_for_each_axis_and_for_all():
+    def shapes(strides):
+        encoder, decoder = (layer((2, 3), 1, 1, 2, strides) for layer in (layers.ConvEncoder, layers.ConvDecoder))
+        encoder.build((None, 8, 8, 1)), decoder.build((None, 4, 4, 5))
+        return [v.shape for v in encoder.weights + decoder.weights]
+
+    assert shapes((1, 2)) == shapes([(1, 1), (2, 2)])
+    assert (3, 3, 1, 2) in shapes((1, 2))  # as large as where nothing is strided
+
+
 def test_shapes_that_are_odd_or_unknown(forward):
     encoder, decoder = layers.ConvEncoder((2, 3), 5, 1, 2), layers.ConvDecoder((2, 3), 1, 1, 2)
     encoder.build((None, 9, 6, 1))

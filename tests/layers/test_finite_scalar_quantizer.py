@@ -13,7 +13,7 @@ def test_numbers_of_the_reference_implementation(forward):
     np.testing.assert_array_equal(output["codes"], [173, 500, 999, 0])
     np.testing.assert_allclose(numbers(output["quantized"])[0], [0.25, -0.5, 1.0, -1.0])
     assert output["losses"] == {} and layer.vocabulary == 1000
-    assert [v.name for v in layer.weights] == ["counts"]  # no codebook
+    assert [v.name for v in layer.weights] == ["uses"]  # no codebook
 
 
 @pytest.mark.parametrize("levels", [(2,), (3,), (8, 5, 5, 5), (15, 15, 15), (13, 11, 9, 7), (2, 2, 1000)])
@@ -73,3 +73,17 @@ def test_bad_levels(levels):
 def test_too_many_codes():
     with pytest.raises(ValueError, match=r"at most 2\*\*24 codes.*levels=\(300, 300, 300\).*`GroupedQuantizer`"):
         layers.FiniteScalarQuantizer((300, 300, 300))
+
+
+def test_a_saturated_latent_comes_back(gradients):
+    """Beyond the outermost level the gradient that leads outwards vanishes, and the one that leads back does not."""
+    layer = layers.FiniteScalarQuantizer((4, 4))
+    z = np.array([[30.0, 0.3], [-30.0, 0.3]], "float32")
+    for sign in (1.0, -1.0):
+        _, (found,) = gradients(lambda z, sign=sign: sign * ops.sum(layer(z)["quantized"]), [z])
+        # descent goes against the gradient: from 30 back with a positive one, from -30 with a negative one
+        outer, inner = np.sign([sign, -sign]) > 0, found[:, 1]
+        assert (np.abs(found[outer, 0]) > 0.05).all() and (np.abs(found[~outer, 0]) < 1e-6).all()
+        assert (np.sign(found[outer, 0]) == sign).all()
+        slope = 1 - np.tanh(0.3 + np.arctanh(0.5 / 1.5015)) ** 2
+        np.testing.assert_allclose(inner, sign * slope * 1.5015 / 2, rtol=1e-4)  # between, it is that of tanh

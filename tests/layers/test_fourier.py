@@ -41,6 +41,26 @@ def test_silence_has_a_gradient(gradients):
     assert np.isfinite(found).all()
 
 
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: FourierAnalysis(3), "`hop` must be even and positive. Received: hop=3"),
+        (lambda: FourierAnalysis(4)(np.zeros((1, 10, 1))), r"multiple of hop=4 samples. Received: \(1, 10, 1\)"),
+        (lambda: FourierAnalysis(4)(np.zeros((1, 8, 2))), r"Spectra are of waveforms .*Received: \(1, 8, 2\)"),
+        (lambda: FourierSynthesis(4)(np.zeros((1, 8, 17))), r"Spectra are \('b', 'n', 18\). Received: \(1, 8, 17\)"),
+        (lambda: SEANetEncoder(2, 3, (2,), fourier=True), "an even int. Received: patch_size=1"),
+        (lambda: SEANetEncoder(2, 3, (2,), patch_size=(4,), fourier=True), r"an even int. Received: patch_size=\(4,\)"),
+        (
+            lambda: SEANetDecoder(2, 3, (2,), patch_size=4, fourier=True)(np.zeros((1, 8, 5))),
+            "Spectra make one channel: output_dim=1. Received: output_dim=3",
+        ),
+    ],
+)
+def test_spectra_that_can_not_be(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
 @pytest.mark.parametrize("fourier", [False, True])
 def test_patches_divide_the_signal(fourier):
     sizes = dict(strides=(2, 3), patch_size=4, fourier=fourier)

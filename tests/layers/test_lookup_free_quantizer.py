@@ -18,7 +18,7 @@ def test_signs_are_bits_the_first_one_lowest(forward):
     np.testing.assert_allclose(
         output["losses"]["commitment"], 0.25 * np.mean((z - numbers(output["quantized"])) ** 2), rtol=1e-6
     )
-    assert [v.name for v in layer.weights] == ["counts"]  # no codebook
+    assert [v.name for v in layer.weights] == ["uses"]  # no codebook
     np.testing.assert_array_equal(layer.lookup(output["codes"]), output["quantized"])
 
 

@@ -181,6 +181,15 @@ def test_groups_code_their_own_channels(forward):
         np.testing.assert_array_equal(numbers(output["quantized"])[..., channels], alone["quantized"])
 
 
+def test_a_level_that_is_not_used_adds_nothing_to_a_distance():
+    layer, z = residual(3), normal(6, 4)
+    codes = numbers(layer(z)["codes"]).copy()
+    codes[:, 1] = -1
+    one, _, three = (numbers(q.lookup(codes[:, i])) for i, q in enumerate(layer.quantizers))
+    expected = [np.linalg.norm(rest, axis=-1) for rest in (z - one, z - one, z - one - three)]
+    np.testing.assert_allclose(layer.distances(z, codes), np.stack(expected, axis=-1), rtol=1e-5)
+
+
 def test_a_frozen_level_stands_still(forward):
     layer = residual(2)
     layer.quantizers[0].trainable = False
@@ -198,6 +207,7 @@ def test_a_frozen_level_stands_still(forward):
         (lambda: layers.ResidualQuantizer([level(), level(dim=3)]), r"must have one width.*embedding_dim=\[4, 3\]"),
         (lambda: layers.ResidualQuantizer([level(code_dim=2, initialization="batch")]), "no `code_dim` of their own"),
         (lambda: layers.ResidualQuantizer([level(distance="cosine")]), 'must have distance="euclidean"'),
+        (lambda: layers.ResidualQuantizer([level(gradient="rotation")]), 'must have gradient="straight_through"'),
         (lambda: layers.ResidualQuantizer([level()] * 2), "must be different objects"),
         (lambda: layers.ResidualQuantizer([level()], dropout=1.5), "dropout=1.5"),
         (lambda: layers.GroupedQuantizer([]), "one or more quantizers"),

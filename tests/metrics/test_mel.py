@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from keras_mmai.data import synthetic_audio
+from keras_mmai.layers.fourier import mel_triangles
 from keras_mmai.metrics import mel_distance, si_sdr
-from keras_mmai.metrics.mel import mel_triangles
 
 X = synthetic_audio(6, 4096)["waveforms"]
 

@@ -67,6 +67,8 @@ def test_signals_and_tiles_that_do_not_fit():
         tiles.encode(np.zeros((1, 10, 8, 1), "float32"))
     with pytest.raises(ValueError, match=r"Signals have shape \('b', 'any', 'any', 1\). Received: \(1, 8, 8\)"):
         tiles.encode(np.zeros((1, 8, 8), "float32"))
+    with pytest.raises(ValueError, match=r"Tokens have shape \('b', 'any', 'any', .*Received: \(1, 2, 2\)"):
+        tiles.decode(np.zeros((1, 2, 2), "float32"))
     with pytest.raises(ValueError, match=r"must lie in \[-1, 1\]"):
         tiles.encode(np.full((1, 8, 8, 1), 2.0, "float32"))
     with pytest.raises(ValueError, match=r"takes a `VQVAE` or `VAE`. Received: VQVAE2"):

@@ -147,6 +147,10 @@ def test_a_stream_checks_values():
     tokens = numbers(stream.encode(np.zeros((1, 8, 1), "float32"))) + 100
     with pytest.raises(ValueError, match=r"has codes in .*Received: 1\d\d at index \(0, 0"):
         stream.decode(tokens)
+    with pytest.raises(ValueError, match=r"Tokens have shape \('b', 'n'.*Received: \(1, 1, 7\)"):
+        stream.decode(np.zeros((1, 1, 7), "int32"))
+    with pytest.raises(ValueError, match=r"of 1 signals. Received: a chunk of 2"):
+        stream.encode(np.zeros((2, 8, 1), "float32"))
 
 
 @pytest.mark.slow
@@ -226,6 +230,23 @@ def test_spectral_loss():
         SpectralLoss(8000, (64,), (8, 16))
     with pytest.raises(ValueError, match=r"`floor` must be above 0\. Received: floor=0"):
         SpectralLoss(8000, floor=0)
+    with pytest.raises(ValueError, match="bands are so narrow"):
+        SpectralLoss(24000, (128,), (32,))
+    for shape in ((1, 512, 1), (1, 32, 32, 1)):
+        with pytest.raises(ValueError, match=r"\(b, samples, c\) with at least 513 samples. Received: \(1, "):
+            SpectralLoss(8000)(ops.zeros(shape), ops.zeros(shape))
+
+
+def test_a_perceptual_loss_is_anything_with_names():
+    class Edges:
+        names = ("edges",)
+
+        def __call__(self, x, y):
+            return {"edges": ops.mean(ops.abs(ops.diff(x - y, axis=1)), axis=(1, 2))}
+
+    model = seanet(perceptual_loss=Edges())
+    x = signals(model.input_shape)
+    assert tuple(model.named_losses(x, model(x))["edges"].shape) == (len(x),)
 
 
 def test_what_is_below_the_floor_is_silence():

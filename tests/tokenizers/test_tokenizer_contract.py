@@ -252,6 +252,13 @@ def test_errors_teach(make):
         model.encode(np.zeros((2, 8, 8, 1), "uint8"))
     with pytest.raises(ValueError, match=r"must lie in \[-1, 1\]. Received: values from 0 to 255"):
         model.encode(np.full((2, 8, 8, 1), 255.0, "float32"))
+    for values in (255.0, np.nan):
+        with pytest.raises(ValueError, match=r"must (lie in|be finite)"):
+            model.predict(np.full((2, 8, 8, 1), values, "float32"), verbose=0)
+    with pytest.raises(ValueError, match=r"one shape: pad or crop them. Received: \(4, 8, 1\), \(8, 8, 1\)"):
+        model.encode([X[0], X[1, :4]])
+    with pytest.raises(ValueError, match=r"one shape: pad or crop them. Received: an array of objects"):
+        model.encode(np.array([X[0], None], dtype=object))
     with pytest.raises(ValueError, match=r"Received: \(2, 8, 8, 1\) int32"):
         model(ops.zeros((2, 8, 8, 1), "int32"))
     with pytest.raises(ValueError, match=r"gives tokens of the kinds .*'latents'.*Received: 'words'"):

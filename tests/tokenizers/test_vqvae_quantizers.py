@@ -1,4 +1,4 @@
-"""A VQVAE with each kind of quantizer: trained, used, saved and served."""
+"""A VQVAE with each kind of quantizer: trained, used and saved."""
 
 import keras
 import numpy as np

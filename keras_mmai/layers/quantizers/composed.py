@@ -48,7 +48,7 @@ class ComposedQuantizer(Quantizer):
         return ops.stack([ops.pad(u, [(0, 0)] * (len(u.shape) - 1) + [(0, most - u.shape[-1])]) for u in uses])
 
     def mean_losses(self, losses):
-        """Means by name over the quantizers."""
+        """Means by name over all the quantizers."""
         return {name: sum(each[name] for each in losses if name in each) / len(losses) for name in self.loss_names}
 
 
@@ -89,6 +89,8 @@ class ResidualQuantizer(ComposedQuantizer):
             )
         if any(q.distance == "cosine" for q in quantizers):
             raise ValueError('`quantizers` must have distance="euclidean": what a code leaves has a length too.')
+        if any(getattr(q, "gradient", None) == "rotation" for q in quantizers):
+            raise ValueError('`quantizers` must have gradient="straight_through": the gradient passes their sum once.')
         if not 0.0 <= dropout <= 1.0:
             raise ValueError(f"`dropout` must lie in [0, 1]. Received: dropout={dropout}")
         width = quantizers[0].code_dim
@@ -136,15 +138,15 @@ class ResidualQuantizer(ComposedQuantizer):
     def distance_rows(self, rows, codes):
         """What each level leaves."""
         distances = []
-        for level, quantizer in enumerate(self.quantizers):
-            rows = rows - quantizer.lookup_rows(codes[:, level])
+        for level in range(len(self.quantizers)):
+            rows = rows - self._vectors(level, codes[:, level])
             distances.append(length(rows))
         return ops.stack(distances, axis=-1)
 
     def lookup(self, codes):
         """Codes (b, ..., levels) int to vectors (b, ..., embedding_dim) float32; `levels` may be the first few.
 
-        A code of -1 adds nothing; what lies out of range otherwise is clipped.
+        A code below 0 adds nothing; what is too large is clipped.
         """
         codes = ops.cast(codes, "int32")
         shape = ops.shape(codes)[:-1]
@@ -152,19 +154,21 @@ class ResidualQuantizer(ComposedQuantizer):
         return ops.reshape(self._out(self.lookup_rows(rows)), (*shape, self.embedding_dim))
 
     def lookup_rows(self, codes):
-        total = 0.0
-        for level in range(codes.shape[-1]):
-            quantizer, code = self.quantizers[level], codes[:, level]
-            vectors = quantizer.lookup_rows(ops.clip(code, 0, quantizer.vocabulary - 1))
-            total = total + ops.where((code == NOT_USED)[:, None], 0.0, vectors)
-        return total
+        return sum(self._vectors(level, codes[:, level]) for level in range(codes.shape[-1]))
+
+    def _vectors(self, level, codes):
+        """What a level adds: codes (n,) to (n, code_dim)."""
+        quantizer = self.quantizers[level]
+        vectors = quantizer.lookup_rows(ops.clip(codes, 0, quantizer.vocabulary - 1))
+        return ops.where((codes < 0)[:, None], 0.0, vectors)
 
 
 @register
 class GroupedQuantizer(ComposedQuantizer):
     """Each quantizer codes a part of the channels, in order: product quantization (Jegou, Douze & Schmid 2011).
 
-    Call, outputs and masks: see `Quantizer`; codes (b, ..., number of groups, ...). Losses: means over the groups.
+    Call, outputs and masks: see `Quantizer`; codes (b, ..., number of groups, ...). Losses: means over the groups, of
+    which one without a loss counts as 0.
 
     Args:
         quantizers: list of quantizers of any kind, with codes of one shape; the latents' width is the sum of theirs.

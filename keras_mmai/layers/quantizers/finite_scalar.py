@@ -2,6 +2,10 @@
 
 Channel i is bounded to (-L_i / 2, L_i / 2) by a tanh and rounded to one of L_i levels (their eq. 1 and appendix A.1);
 rounding is passed over by the gradient. The code counts the levels with the first channel fastest.
+
+Where the tanh is flat its own gradient vanishes, and latents that all went there, as those of a data set far from its
+mean do in the first steps, would keep one code for ever. So a gradient that leads back, towards 0, is multiplied by at
+least 0.1; one that leads further out by the slope, as in the paper.
 """
 
 import math
@@ -13,6 +17,7 @@ from keras_mmai import noise
 from keras_mmai.layers.quantizers.quantizer import Quantizer, check_vocabulary, straight_through
 from keras_mmai.serialization import register
 
+LEAST_SLOPE = 0.1
 MARGIN = 1e-3  # the tanh reaches a little further than the outermost level
 MOST_LEVELS = 1000  # more, and it would reach the next
 
@@ -55,7 +60,7 @@ class FiniteScalarQuantizer(Quantizer):
         reach = (levels - 1) * (1 + MARGIN) / 2
         offset = np.where(levels % 2 == 1, 0.0, 0.5)  # an even number of levels has none in the middle
         reach, offset, shift, half = (constant(c) for c in (reach, offset, np.arctanh(offset / reach), levels // 2))
-        return ops.tanh(rows + shift) * reach - offset, half
+        return bounding(rows + shift) * reach - offset, half
 
     def sample_rows(self, rows, seed, temperature):
         most, half = max(self.levels), np.array(self.levels)[:, None] // 2
@@ -81,6 +86,19 @@ class FiniteScalarQuantizer(Quantizer):
         digits = (codes[:, None] // basis) % levels
         half = levels // 2
         return ops.cast(digits - half, "float32") / ops.cast(half, "float32")
+
+
+@ops.custom_gradient
+def bounding(x):
+    """tanh, with a gradient that leads back where it is flat."""
+    y = ops.tanh(x)
+
+    def gradient(*args, upstream=None):
+        upstream = args[0] if upstream is None else upstream
+        slope = 1.0 - ops.square(y)
+        return upstream * ops.where(upstream * y > 0.0, ops.maximum(slope, LEAST_SLOPE), slope)
+
+    return y, gradient
 
 
 def constant(values):

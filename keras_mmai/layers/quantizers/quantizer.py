@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_mmai import noise
-from keras_mmai.distribution import sum_across_replicas
+from keras_mmai.distribution import STATE, sum_across_replicas
 from keras_mmai.layers.quantizers.search import count_codes
 
 USE_DECAY = 0.99
@@ -23,7 +23,7 @@ class Quantizer(keras.layers.Layer):
 
     Search, statistics, losses and state are float32 under every policy. A latent that is masked out, or not finite,
     leaves no trace in losses and statistics; "quantized" of the latter is not finite either, so that a broken encoder
-    is seen.
+    is seen. Leave quantizers out of `keras.RematScope`: what is computed twice would move the statistics twice.
 
     A subclass sets `loss_names`, `vocabulary` and `code_shape`, and gives `encode_rows`, `lookup_rows`, `sample_rows`,
     and `compared` where latents are not compared with codes as they are. They work at `code_dim`, the width of the
@@ -198,19 +198,24 @@ class Quantizer(keras.layers.Layer):
 
     # How codes are used
 
-    def add_use(self, initializer="zeros"):
-        """Adds the weight `counts`: the running average of how often a training batch uses each code."""
-        self.counts = self.add_weight(shape=(self.vocabulary,), initializer=initializer, name="counts", **STATE)
+    def add_use(self):
+        """Adds the weight `uses`: the running average of how often a training batch uses each code."""
+        self.uses = self.add_weight(shape=(self.vocabulary,), initializer="zeros", name="uses", **STATE)
 
     def track_use(self, codes, valid):
+        """Moves `uses`, and returns how often the batch uses each code, on all replicas: float32 (vocabulary,)."""
         counts = sum_across_replicas(count_codes(codes, valid, self.vocabulary))
         decay = ops.where(ops.sum(counts) > 0, USE_DECAY, 1.0)
-        self.counts.assign(decay * self.counts + (1.0 - decay) * counts)
+        self.uses.assign(decay * self.uses + (1.0 - decay) * counts)
+        return counts
 
     @property
     def use(self):
-        """The running share of each code in training: float32 (*code_shape, vocabulary); `perplexity` takes it."""
-        return self.counts / ops.maximum(ops.sum(self.counts), 1e-12)
+        """The running share of each code in training: float32 (*code_shape, vocabulary); `perplexity` takes it.
+
+        Zeros before the first training step. A batch's own share is that of the "codes" of its output.
+        """
+        return self.uses / ops.maximum(ops.sum(self.uses), 1e-12)
 
     # What Keras asks for
 
@@ -223,10 +228,6 @@ class Quantizer(keras.layers.Layer):
             "codes": keras.KerasTensor((*z.shape[:-1], *self.code_shape), dtype="int32"),
             "losses": {name: keras.KerasTensor((), dtype="float32") for name in self.loss_names},
         }
-
-
-# State that training moves without the optimizer; every replica computes the same
-STATE = dict(trainable=False, autocast=False, dtype="float32", aggregation="mean")
 
 
 def straight_through(rows, quantized):

@@ -15,8 +15,8 @@ lambda R z, with R the rotation that carries z to the direction of e and lambda 
 import keras
 from keras import ops
 
-from keras_mmai.distribution import of_first_replica, sum_across_replicas
-from keras_mmai.layers.quantizers.quantizer import STATE, Quantizer, mean_square, straight_through, unit
+from keras_mmai.distribution import STATE, of_first_replica, sum_across_replicas
+from keras_mmai.layers.quantizers.quantizer import Quantizer, mean_square, straight_through, unit
 from keras_mmai.layers.quantizers.search import count_codes, draw_code, nearest_code, sum_by_code
 from keras_mmai.serialization import register
 
@@ -175,7 +175,9 @@ class VectorQuantizer(CodebookQuantizer):
             shape=shape, initializer=start, name="embeddings", **{**STATE, "trainable": learned}
         )
         self.embeddings.decays = False  # weight decay would pull all codes to zero, also those without a latent
-        self.add_use("ones")
+        self.add_use()
+        # N of equation (5): as `uses`, but for codes that were revived
+        self.counts = self.add_weight(shape=(self.num_embeddings,), initializer="ones", name="counts", **STATE)
         # EMA: the sums M of equation (5). Gradient: what moves a code without the optimizer, since a layer's call
         # may not assign to a trainable weight on JAX.
         name, initial = ("shift", "zeros") if learned else ("sums", start)
@@ -248,7 +250,7 @@ class VectorQuantizer(CodebookQuantizer):
 
     def move(self, clean, codes, valid, candidates):
         """Equation (5), then revival of codes that the data has left."""
-        counts = sum_across_replicas(count_codes(codes, valid, self.num_embeddings))
+        counts = self.track_use(codes, valid)
         decay = ops.where(ops.sum(counts) > 0, self.decay, 1.0)  # a batch of padding or of NaN moves nothing
         counts = decay * self.counts + (1.0 - decay) * counts
         codebook = self._raw()
