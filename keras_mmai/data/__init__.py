@@ -5,6 +5,7 @@ from keras_mmai.data.mnist import load_mnist
 from keras_mmai.data.moving_mnist import moving_digits
 from keras_mmai.data.notes import synthetic_audio
 from keras_mmai.data.spoken_digits import load_spoken_digits
+from keras_mmai.data.variations import vary_waveforms
 from keras_mmai.data.wav import read_wav, write_wav
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "moving_digits",
     "read_wav",
     "synthetic_audio",
+    "vary_waveforms",
     "write_wav",
 ]
