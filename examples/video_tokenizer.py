@@ -27,12 +27,12 @@ parser.add_argument("--epochs", type=int, default=6)
 parser.add_argument("--smoke", action="store_true", help="a few steps on a few videos")
 args = parser.parse_args()
 if args.smoke:
-    args.videos, args.epochs = 32, 1
+    args.videos, args.epochs = 16, 1
 keras.utils.set_random_seed(0)
 digits = load_mnist()
 shape = dict(num_frames=9, size=(48, 48))
 train = moving_digits(**digits["train"], n=args.videos, **shape)["videos"]
-test = moving_digits(**digits["test"], n=100, seed=1, **shape)["videos"]
+test = moving_digits(**digits["test"], n=8 if args.smoke else 100, seed=1, **shape)["videos"]
 
 tokenizer = VQVAE(
     train.shape[1:],

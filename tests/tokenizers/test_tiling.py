@@ -22,7 +22,7 @@ def seanet(**sizes):
 EXAMPLES = {
     "image": (
         lambda: VQVAE((8, 8, 2), quantizer=GroupedQuantizer([VectorQuantizer(8, 2) for _ in range(2)]), **SIZES),
-        (72, 104, 2),
+        (48, 56, 2),
         (32, 16),
     ),
     "vae": (lambda: VAE((8, 8, 1), latent_dim=2, **SIZES), (64, 40, 1), (16, 40)),

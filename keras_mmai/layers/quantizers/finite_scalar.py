@@ -88,17 +88,21 @@ class FiniteScalarQuantizer(Quantizer):
         return ops.cast(digits - half, "float32") / ops.cast(half, "float32")
 
 
-@ops.custom_gradient
 def bounding(x):
     """tanh, with a gradient that leads back where it is flat."""
-    y = ops.tanh(x)
 
-    def gradient(*args, upstream=None):
-        upstream = args[0] if upstream is None else upstream
-        slope = 1.0 - ops.square(y)
-        return upstream * ops.where(upstream * y > 0.0, ops.maximum(slope, LEAST_SLOPE), slope)
+    @ops.custom_gradient
+    def tanh(x):
+        y = ops.tanh(x)
 
-    return y, gradient
+        def gradient(*args, upstream=None):
+            upstream = args[0] if upstream is None else upstream
+            slope = 1.0 - ops.square(y)
+            return upstream * ops.where(upstream * y > 0.0, ops.maximum(slope, LEAST_SLOPE), slope)
+
+        return y, gradient
+
+    return tanh(x)
 
 
 def constant(values):
