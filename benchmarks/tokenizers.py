@@ -99,8 +99,9 @@ def run(make, train, test, steps, seed):
 def plot(curves, path, with_deepmind):
     figure = Figure(figsize=(8, 5), dpi=144, layout="constrained")
     panel = figure.subplots()
-    for name, curve in curves.items():
-        panel.loglog(WINDOW * np.arange(1, len(curve) + 1), curve, label=name, linewidth=1.2)
+    for i, (name, curve) in enumerate(curves.items()):
+        style = dict(color=f"C{i % 10}", linestyle=["-", "--"][i // 10], linewidth=1.2)
+        panel.loglog(WINDOW * np.arange(1, len(curve) + 1), curve, label=name, **style)
     if with_deepmind:
         last = WINDOW * max(map(len, curves.values()))
         printed = {step: error for step, error in DEEPMIND.items() if step <= last}

@@ -1,4 +1,4 @@
-"""A causal video tokenizer on moving digits: 4 frames and 8x8 pixels become one of 512 codes.
+"""A causal video tokenizer on moving digits: 4 frames of 4x4 pixels become one of 512 codes.
 
     python examples/video_tokenizer.py --output video_run
 
@@ -23,7 +23,7 @@ from keras_mmai.visualization import filmstrip, save_gif
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--output", type=pathlib.Path, default="video_run")
 parser.add_argument("--videos", type=int, default=1600)
-parser.add_argument("--epochs", type=int, default=6)
+parser.add_argument("--epochs", type=int, default=10)
 parser.add_argument("--smoke", action="store_true", help="a few steps on a few videos")
 args = parser.parse_args()
 if args.smoke:
@@ -36,15 +36,16 @@ test = moving_digits(**digits["test"], n=8 if args.smoke else 100, seed=1, **sha
 
 tokenizer = VQVAE(
     train.shape[1:],
-    filters=(24, 48, 64),
-    strides=[(1, 2, 2), (2, 2, 2), (2, 2, 2)],
+    filters=(32, 64),  # each with a stride of 2 in time, height and width
     causal=True,
-    quantizer=VectorQuantizer(512, 16),
+    quantizer=VectorQuantizer(512, 64, code_dim=8),
     data_variance=float(train.var()),
     ema_decays=(0.99,),
 )
 steps = args.epochs * (args.videos // 16)
-tokenizer.compile(keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(2e-3, steps), weight_decay=1e-4))
+warm = steps // 20
+schedule = keras.optimizers.schedules.CosineDecay(0.0, steps - warm, warmup_target=1e-3, warmup_steps=warm)
+tokenizer.compile(keras.optimizers.AdamW(schedule, weight_decay=1e-4, global_clipnorm=1.0))
 tokenizer.fit(train, batch_size=16, epochs=args.epochs, validation_data=(test,), verbose=2)
 tokenizer.assign_averages()
 

@@ -83,7 +83,7 @@ def test_video_tokenizer(tmp_path):
     report, _ = smoke("video_tokenizer.py", tmp_path)
     assert report["streamed codes that differ"] == 0
     assert 0 < report["tokenizer"]["mse"] < 1 and report["mean"]["mse"] < report["black"]["mse"]
-    assert report["bits_per_video"] == 3 * 6 * 6 * 9
+    assert report["bits_per_video"] == 3 * 12 * 12 * 9
     for name in ("filmstrip.png", "videos.gif", "tokenizer.keras"):
         assert (tmp_path / name).stat().st_size > 1000
 

@@ -92,7 +92,7 @@ def test_sums_and_codes_begin_equal_in_a_model_that_builds_itself(fit):
     z = np.tile(np.array([[3.0, 3.0]], "float32"), (8, 1))
     model.evaluate(z, z, verbose=0)
     before = state(model.quantizer)
-    np.testing.assert_array_equal(before["sums"], before["embeddings"])
+    np.testing.assert_allclose(before["sums"], before["embeddings"] * before["counts"][:, None], rtol=1e-6)
     fit(model, z, z, epochs=2)
     unused = numbers(model.quantizer.counts) < 1
     assert unused.sum() == 3
@@ -153,7 +153,8 @@ def test_starts_from_the_first_training_batch_once(codebook, initialization, com
     if initialization == "kmeans":  # four clear groups with one code drawn from each quarter of the rows
         np.testing.assert_allclose(sorted(first.round().tolist()), sorted(centres.tolist()))
     step({"z": z + 100})
-    assert np.abs(numbers(layer.codes) - first).max() < 50  # a second start would jump to the new batch
+    moved = np.abs(numbers(layer.codes) - first).max(axis=-1) > 1
+    assert moved.sum() <= 1  # the code nearest to the new batch; a second start would move all
 
     inputs = keras.Input((2,))
     model = keras.Model(inputs, layer(inputs)["quantized"])
@@ -220,6 +221,17 @@ def test_dead_codes_are_those_used_less_than_a_fraction_of_the_mean(size, forwar
     now = state(layer)
     np.testing.assert_allclose(now["counts"], size * np.where(dead, 0.5 * counts.mean(), counts), rtol=1e-5)
     np.testing.assert_allclose(now["sums"], now["embeddings"] * now["counts"][:, None], rtol=1e-5)
+
+
+def test_revival_begins_with_the_training(forward):
+    """Codes that start anywhere but at the latents are at the latents after two batches."""
+    layer = layers.VectorQuantizer(64, 4, initialization="uniform", seed=0)
+    layer.build((None, 4))
+    z = 3 + normal(2048, 4)
+    for _ in range(4):
+        forward(layer, {"z": z}, training=True)
+    distance = np.linalg.norm(numbers(layer.codes)[:, None] - z, axis=-1).min(-1)
+    assert distance.max() < 0.5
 
 
 def test_use_shows_the_codes_that_no_latent_takes(forward):

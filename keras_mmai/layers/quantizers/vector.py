@@ -176,12 +176,17 @@ class VectorQuantizer(CodebookQuantizer):
         )
         self.embeddings.decays = False  # weight decay would pull all codes to zero, also those without a latent
         self.add_use()
-        # N of equation (5): as `uses`, but for codes that were revived
-        self.counts = self.add_weight(shape=(self.num_embeddings,), initializer="ones", name="counts", **STATE)
+        # N of equation (5): as `uses`, but for codes that were revived. At first what one use in one batch leaves, and
+        # no more: revival then begins with the training, before the latents have moved away from the first codes.
+        self.first_count = 1.0 - self.decay
+        once = keras.initializers.Constant(self.first_count)
+        self.counts = self.add_weight(shape=(self.num_embeddings,), initializer=once, name="counts", **STATE)
         # EMA: the sums M of equation (5). Gradient: what moves a code without the optimizer, since a layer's call
         # may not assign to a trainable weight on JAX.
-        name, initial = ("shift", "zeros") if learned else ("sums", start)
-        self.shift = self.add_weight(shape=shape, initializer=initial, name=name, **STATE)
+        name, scale = ("shift", 0.0) if learned else ("sums", self.first_count)
+        self.shift = self.add_weight(
+            shape=shape, initializer=lambda shape, dtype: scale * start(shape, dtype), name=name, **STATE
+        )
         self.initialized = self.add_weight(
             shape=(), initializer="ones" if self.initialization == "uniform" else "zeros", name="initialized", **STATE
         )
@@ -245,7 +250,7 @@ class VectorQuantizer(CodebookQuantizer):
             return ops.where(counts > 0, unit(means) if self.distance == "cosine" else means, codebook)
 
         codebook = of_first_replica(ops.cond(first, from_batch, lambda: self._raw() + 0.0))
-        self._place(codebook, ops.where(first, 1.0, ops.convert_to_tensor(self.counts)))
+        self._place(codebook, ops.where(first, self.first_count, ops.convert_to_tensor(self.counts)))
         self.initialized.assign(ops.maximum(ops.cast(first, "float32"), self.initialized))
 
     def move(self, clean, codes, valid, candidates):
