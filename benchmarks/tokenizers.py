@@ -47,6 +47,7 @@ ROWS = {
     "VQ moving averages, revival (default)": lambda seed: VectorQuantizer(512, 64, seed=seed),
     "the same, rotation trick": lambda seed: VectorQuantizer(512, 64, gradient="rotation", seed=seed),
     "the same, codes of width 8": lambda seed: VectorQuantizer(512, 64, code_dim=8, seed=seed),
+    "the same, latents of width 8": lambda seed: VectorQuantizer(512, 8, seed=seed),
     "the same, cosine": lambda seed: VectorQuantizer(512, 64, distance="cosine", seed=seed),
     "SimVQ": lambda seed: SimVQ(512, 64, seed=seed),
     "FSQ 8x8x8": lambda seed: FiniteScalarQuantizer((8, 8, 8)),

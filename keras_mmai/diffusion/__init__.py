@@ -21,9 +21,12 @@ and the path from noise to data that keeps the distributions of all x_t is the p
 
 so that every prediction works with every schedule and every sampler. Where D = 0 (noise prediction at alpha = 0, data
 prediction at sigma = 0) the smallest solution of (1) and (2) takes the place of (3).
+
+Discrete tokens are masked instead: equations (5) and (6) of `keras_mmai.diffusion.masked`.
 """
 
 from keras_mmai.diffusion.guidance import ClassifierFreeGuidance
+from keras_mmai.diffusion.masked import CosineMasking, MaskedAncestral, MaskedDiffusion, MaskedSampler, MaskGIT
 from keras_mmai.diffusion.process import Denoiser, GaussianDiffusion
 from keras_mmai.diffusion.samplers import DDIM, Ancestral, Euler, Heun, Sampler
 from keras_mmai.diffusion.schedules import (
@@ -46,12 +49,17 @@ __all__ = [
     "DDIM",
     "Ancestral",
     "ClassifierFreeGuidance",
+    "CosineMasking",
     "Denoiser",
     "Euler",
     "FlowLinear",
     "GaussianDiffusion",
     "Heun",
     "LogitNormalTimes",
+    "MaskGIT",
+    "MaskedAncestral",
+    "MaskedDiffusion",
+    "MaskedSampler",
     "Sampler",
     "Schedule",
     "Times",

@@ -13,6 +13,7 @@ class Sampler(Configurable):
     """Abstract: a subclass defines `step`, and sets `stochastic` if the step reads its noise."""
 
     stochastic = False
+    dtype = "float32"  # of x
 
     def step(self, predict, x, t, s, noise=None):
         """One step: x (b, …) at time t () -> x (b, …) at time s (); noise (b, …) unit Gaussian if `stochastic`."""
@@ -59,10 +60,10 @@ class Sampler(Configurable):
             )
         if self.stochastic and not callable(noise):
             raise ValueError(
-                f"{self} draws noise at every step: pass noise=lambda i: a unit Gaussian of x's shape, such as "
+                f"{self} draws noise at every step: pass noise=lambda i: the noise of `step`, such as "
                 f"normal(seed, shape, stream=i). Received: noise={noise!r}."
             )
-        return ops.cast(x, "float32"), times
+        return ops.cast(x, self.dtype), times
 
 
 def _velocity(predict, x, t):

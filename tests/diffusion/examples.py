@@ -5,16 +5,20 @@ import inspect
 from keras_mmai import diffusion
 from keras_mmai.serialization import Configurable
 
-ABSTRACT = (diffusion.Sampler, diffusion.Schedule, diffusion.Times)
+ABSTRACT = (diffusion.MaskedSampler, diffusion.Sampler, diffusion.Schedule, diffusion.Times)
 EXAMPLES = {
     "Ancestral": diffusion.Ancestral(),
     "ClassifierFreeGuidance": diffusion.ClassifierFreeGuidance(2.0, (0.1, 0.9)),
+    "CosineMasking": diffusion.CosineMasking(),
     "DDIM": diffusion.DDIM(),
     "Euler": diffusion.Euler(),
     "FlowLinear": diffusion.FlowLinear(),
     "GaussianDiffusion": diffusion.GaussianDiffusion(diffusion.VPCosine(500), "v", diffusion.UniformTimes()),
     "Heun": diffusion.Heun(),
     "LogitNormalTimes": diffusion.LogitNormalTimes(0.5, 2.0),
+    "MaskGIT": diffusion.MaskGIT(0.9, 0.95, randomness=2.0),
+    "MaskedAncestral": diffusion.MaskedAncestral(remasking=0.1),
+    "MaskedDiffusion": diffusion.MaskedDiffusion(5, diffusion.CosineMasking(), diffusion.LogitNormalTimes()),
     "UniformTimes": diffusion.UniformTimes(),
     "VPCosine": diffusion.VPCosine(),
     "VPLinear": diffusion.VPLinear(),
@@ -25,5 +29,10 @@ PUBLIC = sorted(
     if inspect.isclass(cls := getattr(diffusion, name)) and issubclass(cls, Configurable) and cls not in ABSTRACT
 )
 SCHEDULES = [each for each in EXAMPLES.values() if isinstance(each, diffusion.Schedule)]
-SAMPLERS = [*(each for each in EXAMPLES.values() if isinstance(each, diffusion.Sampler)), diffusion.Ancestral(eta=0.5)]
+GAUSSIAN_SCHEDULES = [each for each in SCHEDULES if each != diffusion.CosineMasking()]  # its alpha ends too flat
+MASKED_SAMPLERS = [each for each in EXAMPLES.values() if isinstance(each, diffusion.MaskedSampler)]
+SAMPLERS = [
+    *(each for each in EXAMPLES.values() if isinstance(each, diffusion.Sampler) and each not in MASKED_SAMPLERS),
+    diffusion.Ancestral(eta=0.5),
+]
 DETERMINISTIC = [*(each for each in SAMPLERS if not each.stochastic), diffusion.Ancestral(eta=0.0)]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from examples import SCHEDULES
+from examples import GAUSSIAN_SCHEDULES
 from keras_mmai import diffusion
 
 PREDICTIONS = ["data", "noise", "velocity", "v"]
@@ -10,7 +10,7 @@ X, NOISE = np.random.default_rng(0).normal(size=(2, 5, 4, 3)).astype("float32")
 T = np.array([0.02, 0.25, 0.5, 0.75, 0.98], "float32")
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+@pytest.mark.parametrize("schedule", GAUSSIAN_SCHEDULES, ids=repr)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_split_undoes_corrupt(prediction, schedule, compiled):
     process = diffusion.GaussianDiffusion(schedule, prediction)
@@ -54,7 +54,7 @@ def test_where_one_unknown_is_not_told_it_is_its_mean(prediction, t):
     np.testing.assert_array_equal(untold, 0 * untold)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+@pytest.mark.parametrize("schedule", GAUSSIAN_SCHEDULES, ids=repr)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_split_is_bounded_at_the_ends(prediction, schedule):
     process = diffusion.GaussianDiffusion(schedule, prediction)
