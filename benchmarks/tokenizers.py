@@ -44,14 +44,15 @@ ROWS = {
     "VQ gradient": lambda seed: VectorQuantizer(512, 64, codebook="gradient", revival_threshold=0.0, seed=seed),
     "VQ gradient, revival": lambda seed: VectorQuantizer(512, 64, codebook="gradient", seed=seed),
     "VQ moving averages": lambda seed: VectorQuantizer(512, 64, revival_threshold=0.0, seed=seed),
-    "VQ moving averages, revival (default)": lambda seed: VectorQuantizer(512, 64, seed=seed),
+    "VQ moving averages, revival": lambda seed: VectorQuantizer(512, 64, seed=seed),
     "the same, rotation trick": lambda seed: VectorQuantizer(512, 64, gradient="rotation", seed=seed),
-    "the same, codes of width 8": lambda seed: VectorQuantizer(512, 64, code_dim=8, seed=seed),
+    "the same, codes of width 8 (default)": lambda seed: VectorQuantizer(512, 64, code_dim=8, seed=seed),
     "the same, latents of width 8": lambda seed: VectorQuantizer(512, 8, seed=seed),
     "the same, cosine": lambda seed: VectorQuantizer(512, 64, distance="cosine", seed=seed),
     "SimVQ": lambda seed: SimVQ(512, 64, seed=seed),
     "FSQ 8x8x8": lambda seed: FiniteScalarQuantizer((8, 8, 8)),
     "LFQ 9 bits": lambda seed: LookupFreeQuantizer(9),
+    "LFQ 9 bits, spherical, entropy .01": lambda seed: LookupFreeQuantizer(9, spherical=True, entropy_weight=0.01),
     "RVQ 32 + 16": lambda seed: ResidualQuantizer([VectorQuantizer(32, 64, seed=seed), VectorQuantizer(16, 64)]),
 }
 

@@ -6,7 +6,15 @@ weights), and the models, which are here at the top. Around them `data`, `metric
 """
 
 from keras_mmai import callbacks, checkpoints, data, diffusion, layers, memory, metrics, tokenizers, visualization
-from keras_mmai.models import DiffusionTransformer, DiT, Generator
+from keras_mmai.models import (
+    DiffusionTransformer,
+    DiT,
+    Generator,
+    Modality,
+    MultimodalDiffusionTransformer,
+    MultimodalDiT,
+    MultimodalGenerator,
+)
 from keras_mmai.tokenizers import VAE, VQVAE
 from keras_mmai.version import __version__
 
@@ -16,6 +24,10 @@ __all__ = [
     "DiT",
     "DiffusionTransformer",
     "Generator",
+    "Modality",
+    "MultimodalDiT",
+    "MultimodalDiffusionTransformer",
+    "MultimodalGenerator",
     "__version__",
     "callbacks",
     "checkpoints",

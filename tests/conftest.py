@@ -8,6 +8,10 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # there is a worker for each core: more threads only wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+
 if importlib.util.find_spec("torch"):  # some wheels crash when tensorflow comes first
     import torch  # noqa: F401
 

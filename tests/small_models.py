@@ -7,6 +7,8 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from multimodal_models import batch_of
+from multimodal_models import make as make_multimodal
 
 from keras_mmai import VAE, VQVAE, DiffusionTransformer, DiT
 from keras_mmai.layers import VectorQuantizer
@@ -48,6 +50,7 @@ MODELS = {
     "vqvae": (make_vqvae, {"x": X}),
     "vae": (make_vae, {"x": X, "noise": LATENT_NOISE}),
     "dit": (make_dit, {"x": X, "t": T, "noise": NOISE}),
+    "multimodal": (make_multimodal, {**batch_of(ROWS, given=True), "task": np.zeros(ROWS, "int32")}),
 }
 each_model = pytest.mark.parametrize("make, batch", MODELS.values(), ids=MODELS)
 
@@ -80,7 +83,7 @@ def weights_of(variables):
 
 def loss_of(model, batch):
     """The loss at training=False, by the public methods alone."""
-    batch = {name: ops.convert_to_tensor(value) for name, value in batch.items()}
+    batch = keras.tree.map_structure(ops.convert_to_tensor, batch)
     loss = model.compute_loss(x=batch, y_pred=model(batch, training=False), training=False)
     return float(ops.convert_to_numpy(loss))
 

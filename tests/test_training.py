@@ -87,7 +87,8 @@ def test_gradient_norm_is_the_euclidean_one():
 def test_a_batch_of_nan_changes_nothing_and_is_counted(trained):
     model, batch = trained
     before = state(model)
-    bad = {**batch, "x": np.full_like(batch["x"], np.nan)}
+    signal = next(iter(batch))
+    bad = {**batch, signal: np.full_like(batch[signal], np.nan)}
     logs = model.train_on_batch(bad, return_dict=True)
     assert logs["skipped_steps"] == 1.0
     assert all(np.isnan(logs[name]) for name in ("loss", *model.trackers) if name != "commitment")

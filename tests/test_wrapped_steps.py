@@ -42,7 +42,7 @@ def test_the_stateless_step_of_a_wrapper_gives_the_same_loss(make, batch):
     @jax.jit
     def step(trainable, batch):
         # one example at a time, as differential privacy needs it
-        each = jax.vmap(jax.grad(lambda t, row: loss(t, {k: v[None] for k, v in row.items()})), in_axes=(None, 0))
+        each = jax.vmap(jax.grad(lambda t, row: loss(t, jax.tree.map(lambda v: v[None], row))), in_axes=(None, 0))
         return *jax.value_and_grad(loss)(trainable, batch), each(trainable, batch)
 
     whole, gradients, each = step(trainable, batch)

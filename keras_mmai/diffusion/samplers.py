@@ -10,9 +10,11 @@ from keras_mmai.serialization import Configurable, register
 
 
 class Sampler(Configurable):
-    """Abstract: a subclass defines `step`, and sets `stochastic` if the step reads its noise."""
+    """Abstract: a subclass defines `step`, sets `stochastic` if the step reads its noise, and says how many
+    `evaluations` of the network it takes."""
 
     stochastic = False
+    evaluations = 1
     dtype = "float32"  # of x
 
     def step(self, predict, x, t, s, noise=None):
@@ -84,6 +86,8 @@ class Euler(Sampler):
 @register
 class Heun(Sampler):
     """Second order on equation (4), two evaluations per step (Karras et al. 2022, algorithm 1)."""
+
+    evaluations = 2
 
     def step(self, predict, x, t, s, noise=None):
         start = _velocity(predict, x, t)

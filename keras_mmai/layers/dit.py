@@ -16,7 +16,11 @@ def modulate(x, shift, scale):
 
 @register
 class Modulation(keras.layers.Layer):
-    """A condition to `num_chunks` vectors, all zero at initialisation: (b, d) or (b, n, d) -> list of (b, 1|n, d)."""
+    """A condition to `num_chunks` vectors, all zero at initialisation: (b, d) or (b, n, d) -> list of (b, 1|n, d).
+
+    With `segments` the conditions (b, s, d) are those of s segments, and each token has that of its own: one-hot floats
+    (n, s) or (b, n, s), n tokens. So a matrix product is spent on each segment, not on each token.
+    """
 
     def __init__(self, num_chunks, **kwargs):
         super().__init__(**kwargs)
@@ -29,13 +33,17 @@ class Modulation(keras.layers.Layer):
         self.dense.build(condition_shape)
         self.built = True
 
-    def call(self, condition):
+    def call(self, condition, segments=None):
         if len(condition.shape) == 2:
             condition = condition[:, None, :]
-        return ops.split(self.dense(ops.silu(condition)), self.num_chunks, axis=-1)
+        chunks = self.dense(ops.silu(condition))
+        if segments is not None:
+            chunks = ops.matmul(ops.cast(segments, chunks.dtype), chunks)
+        return ops.split(chunks, self.num_chunks, axis=-1)
 
-    def compute_output_shape(self, condition_shape):
+    def compute_output_shape(self, condition_shape, segments_shape=None):
         b, n = condition_shape[0], condition_shape[1] if len(condition_shape) == 3 else 1
+        n = n if segments_shape is None else segments_shape[-2]
         return [(b, n, condition_shape[-1])] * self.num_chunks
 
 
@@ -51,8 +59,8 @@ class DiTBlock(keras.layers.Layer):
         x <- x + gate_1 * attention(modulate(norm(x), shift_1, scale_1))
         x <- x + gate_2 * feed_forward(modulate(norm(x), shift_2, scale_2))
 
-    Call: `x` (b, n, d); `condition` (b, d), or (b, n, d) for a condition of each token's own; `mask` (b, n) bool or
-    None; `rotary` tables or None. Output (b, n, d).
+    Call: `x` (b, n, d); `condition` (b, d), or (b, n, d) for a condition of each token's own, or (b, s, d) with
+    `segments`, see `Modulation`; `mask` (b, n) bool or None; `rotary` tables or None. Output (b, n, d).
 
     Args:
         num_heads: int; must divide d.
@@ -87,9 +95,9 @@ class DiTBlock(keras.layers.Layer):
             layer.build(x_shape)
         self.built = True
 
-    def call(self, x, condition, mask=None, rotary=None):
+    def call(self, x, condition, mask=None, rotary=None, segments=None):
         x = ops.cast(x, self.compute_dtype)
-        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(condition)
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(condition, segments)
         x = x + gate_1 * self.attention(modulate(self.norm_1(x), shift_1, scale_1), mask=mask, rotary=rotary)
         return x + gate_2 * self.mlp(modulate(self.norm_2(x), shift_2, scale_2))
 
@@ -99,7 +107,10 @@ class DiTBlock(keras.layers.Layer):
 
 @register
 class DiTOutput(keras.layers.Layer):
-    """Modulated norm, then a linear layer that starts at zero: (b, n, d), (b, d) -> (b, n, output_dim)."""
+    """Modulated norm, then a linear layer that starts at zero: (b, n, d), (b, d) -> (b, n, output_dim).
+
+    Conditions and `segments`: as those of `DiTBlock`.
+    """
 
     def __init__(self, output_dim, **kwargs):
         super().__init__(**kwargs)
@@ -117,8 +128,8 @@ class DiTOutput(keras.layers.Layer):
         self.dense.build(x_shape)
         self.built = True
 
-    def call(self, x, condition):
-        shift, scale = self.modulation(condition)
+    def call(self, x, condition, segments=None):
+        shift, scale = self.modulation(condition, segments)
         return self.dense(modulate(self.norm(x), shift, scale))
 
     def compute_output_shape(self, x_shape, condition_shape=None):

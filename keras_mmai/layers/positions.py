@@ -37,15 +37,23 @@ def sincos_positions(grid, dim, max_period=10000.0):
 
 
 def rotary_tables(grid, head_dim, max_period=10000.0):
+    """Cosines and sines (n, head_dim), float32, of axial rotary embeddings of the row-major tokens of a grid."""
+    return rotary_tables_at(grid_coordinates(grid), head_dim, max_period)
+
+
+def rotary_tables_at(coordinates, head_dim, max_period=10000.0):
     """Cosines and sines (n, head_dim), float32, of axial rotary embeddings: the first axis rotates the first channels.
 
     Channels are rotated in neighbouring pairs (2i, 2i + 1), each pair sharing an angle.
     Reference: Su et al. 2021 (RoFormer), equation 34; one section of the channels for each axis.
+
+    Args:
+        coordinates: numpy (n, rank), of any real values: what differs by 1 turns by at most 1 radian.
     """
     angles = []
-    for coordinates, width in zip(grid_coordinates(grid).T, axis_dims(head_dim, len(grid))):
+    for axis, width in zip(np.transpose(coordinates), axis_dims(head_dim, np.shape(coordinates)[1])):
         frequencies = max_period ** -(np.arange(width // 2, dtype="float64") / (width / 2))
-        angles.append(np.repeat(coordinates[:, None] * frequencies, 2, axis=1))
+        angles.append(np.repeat(axis[:, None] * frequencies, 2, axis=1))
     angles = np.concatenate(angles, axis=1)
     return np.cos(angles).astype("float32"), np.sin(angles).astype("float32")
 

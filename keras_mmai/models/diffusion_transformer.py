@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_mmai.diffusion import GaussianDiffusion, stratified
-from keras_mmai.models.generator import Generator, check_labels
+from keras_mmai.models.generator import Generator, averaged_copy, check_labels
 from keras_mmai.serialization import register
 from keras_mmai.training import TrainingModel, check_signal_values, freeze
 
@@ -125,10 +125,7 @@ class DiffusionTransformer(TrainingModel):
             sampler, num_steps, guidance: see `Generator`.
             average: int, index into `ema_decays`.
         """
-        network = self.network.__class__.from_config(self.network.get_config())
-        for target, weight in zip(network.variables, self.averaged_weights(self.network.variables, average)):
-            target.assign(ops.copy(ops.cast(weight, target.dtype)))  # an alias breaks buffer donation on JAX
-        freeze(network)
+        network = averaged_copy(self, self.network, average)
         generator = Generator(network, self.process, self.tokenizer, sampler, num_steps, guidance)
         if self.compiled:
             generator.jit_compile = self.jit_compile

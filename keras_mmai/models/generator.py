@@ -8,6 +8,7 @@ from keras_mmai.diffusion import GaussianDiffusion, Heun, Sampler, normal, unifo
 from keras_mmai.noise import row_seeds
 from keras_mmai.serialization import register
 from keras_mmai.serving import Servable
+from keras_mmai.training import freeze
 
 
 @register
@@ -141,6 +142,15 @@ class Generator(Servable, keras.Model):
         if self.tokenizer is not None:
             signatures.update(self.tokenizer.serving_signatures())
         return signatures
+
+
+def averaged_copy(model, network, average):
+    """A frozen copy of the `network` of a `TrainingModel`, with its weights by moving average number `average`."""
+    copy = network.__class__.from_config(network.get_config())
+    for target, weight in zip(copy.variables, model.averaged_weights(network.variables, average)):
+        target.assign(ops.copy(ops.cast(weight, target.dtype)))  # an alias breaks buffer donation on JAX
+    freeze(copy)
+    return copy
 
 
 def check_labels(labels, num_classes):

@@ -24,9 +24,10 @@ class VQVAE(ConvTokenizer):
     Args:
         input_shape: tuple (*s, c) of one signal, channels last.
         filters: ints, the encoder's widths, one for each strided convolution. (64, 128), with the defaults of the
-            other sizes, is DeepMind's published example.
+            other sizes, are those of DeepMind's published example.
         num_residual_layers, residual_filters: ints, of the residual stacks.
-        quantizer: a quantizer layer; None is `VectorQuantizer(512, 64)`.
+        quantizer: a quantizer layer; None is `VectorQuantizer(512, 64, code_dim=8)`. `VectorQuantizer(512, 64)` makes
+            DeepMind's example.
         data_variance: float by which the squared error is divided.
         ema_decays: see `TrainingModel`.
         strides: int, or an entry for each of `filters`: an int, or one for each axis, as (1, 2, 2) for video.
@@ -61,7 +62,7 @@ class VQVAE(ConvTokenizer):
         **kwargs,
     ):
         if quantizer is None:
-            quantizer = VectorQuantizer(512, 64, name="quantizer")
+            quantizer = VectorQuantizer(512, 64, code_dim=8, name="quantizer")
         super().__init__(
             quantizer.loss_names,
             input_shape,

@@ -36,6 +36,19 @@ def test_one_step_of_simvq_moves_every_code(gradients):
     assert (np.abs(numbers(layer.codes) - before).max(-1) > 1e-5).all()
 
 
+def test_simvq_keeps_up_with_latents_that_grow(gradients):
+    """It begins with the paper's codes, but a step of Adam, of one size in every weight, moves them far enough."""
+    layer = layers.SimVQ(64, 64, seed=0)
+    layer.build((None, 64))
+    before = numbers(layer.codes).copy()
+    np.testing.assert_allclose(before.std(), 64**-0.5, rtol=0.05)
+    _, (_, kernel, _) = gradients(
+        lambda z: layer(z)["losses"]["codebook"], [5 * normal(30, 64)], layer.trainable_variables
+    )
+    layer.map.kernel.assign(layer.map.kernel - 3e-4 * np.sign(kernel))
+    assert np.abs(numbers(layer.codes) - before).mean() > 30 * 3e-4
+
+
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
 def test_codes_of_another_width(distance, forward, gradients):
     layer = layers.VectorQuantizer(8, 6, code_dim=2, distance=distance, initialization="uniform", revival_threshold=0)

@@ -16,10 +16,12 @@ def numpy(x):
 
 
 def test_the_sizes_of_the_published_vqvae():
-    model = VQVAE((32, 32, 3))
+    model = VQVAE((32, 32, 3), quantizer=VectorQuantizer(512, 64))
     assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == 662_723
     assert int(np.prod(model.quantizer.codes.shape)) == 32_768
     assert model.token_shape == (8, 8) and model.latent_shape == (8, 8, 64) and model.vocabulary == 512
+    default = VQVAE((32, 32, 3)).quantizer
+    assert (default.num_embeddings, default.embedding_dim, default.code_dim) == (512, 64, 8)
 
 
 def test_the_sizes_of_vqvae2():

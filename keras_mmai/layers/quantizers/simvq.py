@@ -1,5 +1,9 @@
 """SimVQ (Zhu et al. 2024, arXiv:2411.02038): the codes are drawn once, and one linear map of all of them is learned by
 the codebook loss, so that each step moves every code and none is left behind.
+
+The steps of Adam are of one size whatever the gradient's. So the codes, which begin as N(0, 1 / width) as in the paper,
+are drawn `SPREAD` sqrt(width) times as large and the map begins that much smaller: each of its steps then moves the
+codes that much further, and they keep up with latents that grow to several standard deviations in the first epoch.
 """
 
 import keras
@@ -8,6 +12,8 @@ from keras import ops
 from keras_mmai.layers.quantizers.quantizer import STATE, unit
 from keras_mmai.layers.quantizers.vector import CodebookQuantizer
 from keras_mmai.serialization import register
+
+SPREAD = 8.0
 
 
 @register
@@ -48,11 +54,12 @@ class SimVQ(CodebookQuantizer):
     def build_codes(self):
         self.basis = self.add_weight(
             shape=(self.num_embeddings, self.code_dim),
-            initializer=keras.initializers.RandomNormal(stddev=self.code_dim**-0.5, seed=self.seed),
+            initializer=keras.initializers.RandomNormal(stddev=SPREAD, seed=self.seed),
             name="basis",
             **STATE,
         )
-        self.map = keras.layers.Dense(self.code_dim, kernel_initializer="identity", name="map", dtype="float32")
+        start = keras.initializers.Identity(gain=self.code_dim**-0.5 / SPREAD)
+        self.map = keras.layers.Dense(self.code_dim, kernel_initializer=start, name="map", dtype="float32")
         self.map.build((None, self.code_dim))
         self.add_use()
 

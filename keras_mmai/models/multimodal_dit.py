@@ -1,0 +1,235 @@
+"""One transformer over the tokens of any modalities, each with its own noise level. A pure network."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mmai.layers.conditioning import TimestepEmbedding
+from keras_mmai.layers.dit import DiTBlock, DiTOutput
+from keras_mmai.layers.patches import PatchEmbed, unpatchify
+from keras_mmai.layers.positions import rotary_tables_at
+from keras_mmai.serialization import register
+
+INITIALIZER = dict(stddev=0.02)
+
+
+@register
+class TokenEmbedding(keras.layers.Layer):
+    """Ids to vectors: (b, *grid, *codes) int32 in 0..vocabulary to (b, n, hidden_dim); `vocabulary` is the mask.
+
+    The vectors of several ids of one token are added, each of its own table.
+    """
+
+    def __init__(self, space, hidden_dim, **kwargs):
+        super().__init__(**kwargs)
+        self.space = space
+        self.hidden_dim = hidden_dim
+        self.table = keras.layers.Embedding(
+            space.num_codes * (space.vocabulary + 1),
+            hidden_dim,
+            embeddings_initializer=keras.initializers.RandomNormal(**INITIALIZER),
+            name="table",
+            dtype=self.dtype_policy,
+        )
+
+    def build(self, ids_shape):
+        self.table.build((None, None))
+        self.built = True
+
+    def call(self, ids):
+        space = self.space
+        ids = ops.reshape(ops.cast(ids, "int32"), (-1, space.num_tokens, space.num_codes))
+        first = ops.arange(space.num_codes, dtype="int32") * (space.vocabulary + 1)
+        return ops.sum(self.table(ids + first), axis=2)
+
+    def compute_output_shape(self, ids_shape):
+        return (ids_shape[0], self.space.num_tokens, self.hidden_dim)
+
+
+@register
+class MultimodalDiT(keras.Model):
+    """The transformer of `MultimodalDiffusionTransformer`: adaLN-Zero blocks over the tokens of all modalities.
+
+    Each token has its own noise level t and may be absent: then no other attends to it, and what it holds changes
+    nothing. Positions are rotations by (time, y, x), time in seconds where a modality has a rate, so that what happens
+    at one time lies at one place. A modality that is not in the call is not in the sequence.
+
+    Call, dicts by the names of `spaces`: `tokens`, noisy: latents (b, *shape) float or ids (b, *shape) int32, masked
+    with the id `vocabulary`; `t` (b,) float32 in [0, 1], the noise level of a modality, for each of `tokens` but the
+    conditions (`adaln`); `present` (b,) or (b, n) bool, or left out: all present; `known` (b, n) bool, the tokens at
+    noise level 0 whatever t says, or left out: none.
+
+    Returns a dict: for latents (b, *shape) float32, for ids logits (b, *shape, vocabulary) float32.
+
+    Args:
+        spaces: dict of `TokenSpace` by name, or a list of `Modality`.
+        hidden_dim, num_layers, num_heads, mlp_ratio, qk_norm, feed_forward, time_scale: as those of `DiT`.
+
+    Raises:
+        ValueError: at construction on heads that do not divide the width, a width of a head that can't hold the
+            positions, or only conditions; when called on names that are no modality.
+    """
+
+    def __init__(
+        self,
+        spaces,
+        hidden_dim=256,
+        num_layers=6,
+        num_heads=4,
+        mlp_ratio=4.0,
+        qk_norm=True,
+        feed_forward="gelu",
+        time_scale=1000.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.autocast = False  # times stay float32; layers cast what they take
+        if hidden_dim % num_heads:
+            raise ValueError(f"`num_heads` must divide `hidden_dim`. Received: {num_heads} and {hidden_dim}")
+        self.spaces = dict(spaces) if isinstance(spaces, dict) else {m.name: m.space for m in spaces}
+        self.hidden_dim = hidden_dim
+        self.num_layers = num_layers
+        self.num_heads = num_heads
+        self.mlp_ratio = mlp_ratio
+        self.qk_norm = qk_norm
+        self.feed_forward = feed_forward
+        self.time_scale = time_scale
+        self.sequence = tuple(name for name, space in self.spaces.items() if not space.adaln)
+        if not self.sequence:
+            raise ValueError(f"`spaces` has nothing that is generated. Received: {self.spaces}")
+
+        dtype = self.dtype_policy
+        self.time_embed = TimestepEmbedding(hidden_dim, time_scale=time_scale, name="time_embed", dtype=dtype)
+        self.embeds, self.outputs_of = {}, {}
+        for name, space in self.spaces.items():
+            if space.vocabulary is None:
+                embed = PatchEmbed(space.patch_size, hidden_dim, name=f"embed_{name}", dtype=dtype)
+            else:
+                embed = TokenEmbedding(space, hidden_dim, name=f"embed_{name}", dtype=dtype)
+            self.embeds[name] = embed
+            if not space.adaln:
+                self.outputs_of[name] = DiTOutput(space.channels, name=f"output_{name}", dtype=dtype)
+        block = dict(num_heads=num_heads, mlp_ratio=mlp_ratio, qk_norm=qk_norm, feed_forward=feed_forward, dtype=dtype)
+        self.blocks = [DiTBlock(name=f"block_{i}", **block) for i in range(num_layers)]
+        self._rotary = self._rotary_tables()
+        self.build()
+
+    def _rotary_tables(self):
+        """{name: cosines and sines (n, head_dim)}, over those of (time, y, x) on which there are tokens."""
+        spaces = {name: self.spaces[name] for name in self.sequence}
+        unit_rate = max((space.rate for space in spaces.values() if space.rate is not None), default=1.0)
+        places = {name: space.coordinates(unit_rate) for name, space in spaces.items()}
+        used = np.any(np.concatenate(list(places.values())) != 0, axis=0)
+        used[0] |= not used.any()
+        head_dim = self.hidden_dim // self.num_heads
+        return {name: rotary_tables_at(place[:, used], head_dim) for name, place in places.items()}
+
+    def build(self, input_shape=None):
+        if self.built:
+            return
+        self.time_embed.build((None, None))
+        for name, embed in self.embeds.items():
+            embed.build((None, *self.spaces[name].shape))
+        self.modality_table = self.add_weight(
+            shape=(len(self.sequence), self.hidden_dim), initializer="zeros", name="modality_table"
+        )
+        for layer in (*self.blocks, *self.outputs_of.values()):
+            layer.build((None, None, self.hidden_dim))
+        self.built = True
+
+    def get_build_config(self):
+        return None  # the constructor's arguments are enough
+
+    def call(self, tokens, t, present=None, known=None, training=False):
+        x, layout = self._trunk(tokens, t, present, known)
+        outputs, start = {}, 0
+        for name in layout["names"]:
+            space, stop = self.spaces[name], start + self.spaces[name].num_tokens
+            segments = layout["segments"][..., start:stop, :]
+            output = self.outputs_of[name](x[:, start:stop], layout["condition"], segments=segments)
+            outputs[name] = ops.cast(self._shaped(output, space), "float32")
+            start = stop
+        return outputs
+
+    def features(self, tokens, t, present=None, known=None):
+        """The mean of the last block's present tokens: (b, hidden_dim) float32."""
+        x, layout = self._trunk(tokens, t, present, known)
+        weight = ops.cast(layout["present"], "float32")[..., None]
+        return ops.sum(ops.cast(x, "float32") * weight, axis=1) / ops.maximum(ops.sum(weight, axis=1), 1.0)
+
+    def _trunk(self, tokens, t, present, known):
+        present, known = present or {}, known or {}
+        unknown = sorted({*tokens, *t, *present, *known} - set(self.spaces))
+        if unknown:
+            raise ValueError(f"The modalities are {sorted(self.spaces)}. Received: {unknown}")
+        names = [name for name in self.sequence if name in tokens]
+        if not names:
+            raise ValueError(f"There are no tokens of {sorted(self.sequence)}. Received: {sorted(tokens)}")
+        batch = ops.shape(tokens[names[0]])[0]
+
+        parts, here, segments, times, places = [], [], [], [], []
+        for name in names:
+            n = self.spaces[name].num_tokens
+            is_here = self._by_token(present.get(name, True), batch, n)
+            parts.append(ops.where(is_here[..., None], self.embeds[name](tokens[name]), 0.0))
+            here.append(is_here)
+            times.append(ops.cast(t[name], "float32"))
+            places.append(self._rotary[name])
+        x, here = ops.concatenate(parts, axis=1), ops.concatenate(here, axis=1)
+        rotary = [np.concatenate(tables) for tables in zip(*places)]
+
+        # one segment for each modality, and one more for its known tokens, if there are any
+        lengths = [self.spaces[name].num_tokens for name in names]
+        segments = ops.convert_to_tensor(np.repeat(np.eye(len(names), dtype="float32"), lengths, axis=0))
+        clean = [name for name in names if name in known]
+        if clean:
+            times += [ops.zeros_like(times[0])] * len(clean)
+            is_known = [self._by_token(known.get(name, False), batch, n) for name, n in zip(names, lengths)]
+            is_known = ops.cast(ops.concatenate(is_known, axis=1), "float32")[..., None]
+            of_known = ops.take(segments, [names.index(name) for name in clean], axis=1)
+            segments = ops.concatenate([segments * (1.0 - is_known), of_known * is_known], axis=-1)
+        rows = [self.sequence.index(name) for name in (*names, *clean)]
+        condition = self.time_embed(ops.stack(times, axis=1))  # (b, s, d)
+        condition = condition + ops.cast(ops.take(self.modality_table, rows, axis=0), condition.dtype)
+        for name, space in self.spaces.items():
+            if space.adaln:
+                label = self._label(name, tokens, present, batch)
+                condition = condition + self.embeds[name](label)
+        for block in self.blocks:
+            x = block(x, condition, mask=here, rotary=rotary, segments=segments)
+        return x, {"names": names, "segments": segments, "condition": condition, "present": here}
+
+    def _label(self, name, tokens, present, batch):
+        """The ids of a condition (b, ...), the mask where it is absent."""
+        space = self.spaces[name]
+        if name not in tokens:
+            return ops.full((batch, 1), space.vocabulary, dtype="int32")
+        ids = ops.reshape(ops.cast(tokens[name], "int32"), (-1, 1))
+        is_here = self._by_token(present.get(name, True), batch, 1)
+        return ops.where(is_here, ids, space.vocabulary)
+
+    @staticmethod
+    def _by_token(flags, batch, n):
+        """Flags of rows or tokens, or one bool: (b, n) bool."""
+        if isinstance(flags, bool):
+            return ops.full((batch, n), flags, dtype="bool")
+        flags = ops.cast(flags, "bool")
+        if len(flags.shape) == 1:
+            flags = flags[:, None]
+        return ops.broadcast_to(flags, (batch, n))
+
+    @staticmethod
+    def _shaped(output, space):
+        """(b, n, channels) to (b, *shape), or to logits (b, *shape, vocabulary)."""
+        if space.vocabulary is None:
+            return unpatchify(output, space.patch_size, space.grid)
+        return ops.reshape(output, (-1, *space.shape, space.vocabulary))
+
+    def compute_output_shape(self, tokens_shape, t_shape=None):
+        shapes = {}
+        for name in tokens_shape:
+            space = self.spaces[name]
+            if not space.adaln:
+                extra = () if space.vocabulary is None else (space.vocabulary,)
+                shapes[name] = (tokens_shape[name][0], *space.shape, *extra)
+        return shapes
