@@ -98,6 +98,17 @@ def test_compare_quantizers(tmp_path):
     assert (tmp_path / "reconstructions.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
+def test_any_to_any(tmp_path):
+    pytest.importorskip("mlxtend")
+    report, _ = smoke("any_to_any.py", tmp_path)
+    assert len(report["conditional"]) == 12 and len(report["joint"]) == 4
+    assert report["ceiling"]["word"] == 1.0 and report["ceiling"]["image"] > 0.5
+    assert 0 <= report["mean conditional"] <= 1
+    for name in ("images.png", "seven.wav", "generator.keras"):
+        assert (tmp_path / name).stat().st_size > 1000
+
+
 def test_missing_data_is_said(tmp_path):
     environment = {**os.environ, "TFDS_DATA_DIR": str(tmp_path / "nothing"), "HOME": str(tmp_path)}
     command = [sys.executable, EXAMPLES / "mnist_latent_diffusion.py", "--full", "--output", tmp_path / "out"]

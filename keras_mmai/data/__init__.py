@@ -1,6 +1,7 @@
 """Real data as numpy arrays, made data where none is at hand, and batches whose order can be resumed."""
 
 from keras_mmai.data.arrays import ArrayDataset
+from keras_mmai.data.dial_tones import dial_tones
 from keras_mmai.data.mnist import load_mnist
 from keras_mmai.data.moving_mnist import moving_digits
 from keras_mmai.data.notes import synthetic_audio
@@ -10,6 +11,7 @@ from keras_mmai.data.wav import read_wav, write_wav
 
 __all__ = [
     "ArrayDataset",
+    "dial_tones",
     "load_mnist",
     "load_spoken_digits",
     "moving_digits",

@@ -1,5 +1,6 @@
 """How good are samples and reconstructions? Numbers from numpy arrays, after the model has run."""
 
+from keras_mmai.metrics.coherence import coherence, train_judge
 from keras_mmai.metrics.cross_entropy import bernoulli_floor, binary_cross_entropy
 from keras_mmai.metrics.diversity import within_class_spread
 from keras_mmai.metrics.frechet import frechet_distance
@@ -9,9 +10,11 @@ from keras_mmai.metrics.signals import psnr, si_sdr
 __all__ = [
     "bernoulli_floor",
     "binary_cross_entropy",
+    "coherence",
     "frechet_distance",
     "mel_distance",
     "psnr",
     "si_sdr",
+    "train_judge",
     "within_class_spread",
 ]

@@ -51,18 +51,23 @@ class Modality(Configurable):
         self.name = name
         self.tokenizer = tokenizer
         self.lossless = isinstance(tokenizer, LosslessTokenizer)
-        kinds = ("latents" if tokenizer.vocabulary is None else "codes",) if self.lossless else tokenizer.tokens
+        if process is not None and getattr(tokenizer, "state", "") is None:
+            vocabulary = process.vocabulary  # when a model is loaded, what its texts taught is restored after this
+        else:
+            vocabulary = tokenizer.vocabulary
+        kinds = ("latents" if vocabulary is None else "codes",) if self.lossless else tokenizer.tokens
         self.tokens = tokens or kinds[0]
         if self.tokens not in kinds:
             raise ValueError(f"The tokenizer of {name!r} has tokens of the kinds {kinds}. Received: {tokens!r}")
-        vocabulary = tokenizer.vocabulary if self.tokens == "codes" else None
-        kind = GaussianDiffusion if vocabulary is None else MaskedDiffusion
+        self.vocabulary = vocabulary if self.tokens == "codes" else None
+        kind = GaussianDiffusion if self.vocabulary is None else MaskedDiffusion
         if process is None:
-            process = GaussianDiffusion(times=UniformTimes()) if vocabulary is None else MaskedDiffusion(vocabulary)
-        if not isinstance(process, kind) or getattr(process, "vocabulary", None) != vocabulary:
+            plain = self.vocabulary is None
+            process = GaussianDiffusion(times=UniformTimes()) if plain else MaskedDiffusion(self.vocabulary)
+        if not isinstance(process, kind) or getattr(process, "vocabulary", None) != self.vocabulary:
             raise ValueError(
                 f"{name!r} has {self.tokens}: its `process` is a {kind.__name__}"
-                + ("" if vocabulary is None else f" of vocabulary {vocabulary}")
+                + ("" if self.vocabulary is None else f" of vocabulary {self.vocabulary}")
                 + f". Received: {process!r}"
             )
         self.process = process
@@ -88,8 +93,7 @@ class Modality(Configurable):
         if code_axes is None:
             quantizer = getattr(self.tokenizer, "quantizer", None)
             code_axes = len(quantizer.code_shape) if self.tokens == "codes" and quantizer is not None else 0
-        vocabulary = None if self.tokens == "latents" else self.tokenizer.vocabulary
-        place = dict(vocabulary=vocabulary, code_axes=code_axes, patch_size=self.patch_size, adaln=self.adaln)
+        place = dict(vocabulary=self.vocabulary, code_axes=code_axes, patch_size=self.patch_size, adaln=self.adaln)
         space = TokenSpace(self.token_shape, **place)
         sample_rate = getattr(self.tokenizer, "sample_rate", None)
         rate = self.rate
@@ -119,7 +123,7 @@ class Modality(Configurable):
 
     def _checked(self, tokens):
         if self.tokens == "codes":
-            most = self.tokenizer.vocabulary - 1
+            most = self.vocabulary - 1
             if tokens.size and not 0 <= tokens.min() <= tokens.max() <= most:
                 raise ValueError(
                     f"Tokens of {self.name!r} are ids in 0..{most}. Received: from {tokens.min()} to {tokens.max()}"

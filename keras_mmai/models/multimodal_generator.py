@@ -143,6 +143,19 @@ class MultimodalGenerator(Servable, keras.Model):
             for name in want
         }
 
+    def decode(self, tokens, batch_size=100, verbose=0):
+        """Tokens of the host, a dict (n, ...) by modality, to signals, as `generate` gives them."""
+        self._check_names(tokens, "tokens")
+        signals = {}
+        for name, values in tokens.items():
+            modality = self._by_name[name]
+            if modality.lossless:
+                signals[name] = modality.tokenizer.decode(values)
+            else:
+                program = self._program(_Decoder, name)
+                signals[name] = program.predict(values, batch_size=batch_size, verbose=verbose)
+        return signals
+
     def classify(self, given, target, batch_size=100, verbose=0):
         """Probabilities of the ids of `target`, a modality of one id, given others: float32 (n, vocabulary)."""
         self._check_names({*given, target}, "given and target")
@@ -289,6 +302,15 @@ class _Program(keras.Model):
 class _Embedder(_Program):
     def call(self, inputs):
         return self.network.features(inputs["given"], self.at_rest(inputs["given"]))
+
+
+class _Decoder(_Program):
+    def __init__(self, generator, name):
+        super().__init__(generator)
+        self.tokenizer = self.modalities[name].tokenizer
+
+    def call(self, tokens):
+        return self.tokenizer.decode(tokens)
 
 
 class _Classifier(_Program):

