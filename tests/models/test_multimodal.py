@@ -226,6 +226,21 @@ def test_a_batch_without_a_modality_is_one_where_it_is_absent():
         np.testing.assert_allclose(numpy(left_out[name]["output"]), numpy(out[name]["output"]), rtol=1e-5, atol=1e-6)
 
 
+def test_an_example_without_anything_changes_nothing(gradients):
+    model = make()
+    batch = {**batch_of(3, given=True), "task": np.zeros(3, "int32")}
+    batch["present"] = {name: np.array([True, False, True]) for name in ("picture", "word", "sound")}
+    full = keras.tree.map_structure(lambda x: x[[0, 2]], batch)
+
+    def loss(batch):
+        return lambda: sum(ops.mean(x) for x in model.named_losses(None, model(tensors(batch), training=True)).values())
+
+    (one, by_all), (other, by_two) = (gradients(loss(b), (), model.trainable_variables) for b in (batch, full))
+    assert one == pytest.approx(other, rel=1e-5)
+    for a, b in zip(by_all, by_two):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
 def test_padding_of_a_text_has_no_loss():
     model = make()
     batch = {**batch_of(4, given=True), "task": np.full(4, list(TASKS).index("all"), "int32")}
