@@ -2,6 +2,7 @@
 
 from keras_mmai.data.arrays import ArrayDataset
 from keras_mmai.data.dial_tones import dial_tones
+from keras_mmai.data.mixing import mix
 from keras_mmai.data.mnist import load_mnist
 from keras_mmai.data.moving_mnist import moving_digits
 from keras_mmai.data.notes import synthetic_audio
@@ -14,6 +15,7 @@ __all__ = [
     "dial_tones",
     "load_mnist",
     "load_spoken_digits",
+    "mix",
     "moving_digits",
     "read_wav",
     "synthetic_audio",

@@ -106,6 +106,24 @@ def timeless(network):
     return network
 
 
+def test_what_is_not_present_changes_nothing(generator):
+    data, here = batch_of(4), np.arange(3) < np.array([[1], [2], [3], [0]])
+    other = {"word": np.where(here, data["word"], (data["word"] + 1) % 6)}
+    for call in (
+        lambda given: generator.generate(given, ["picture"], present={"word": here}, guidance=2.0)["picture"],
+        lambda given: generator.embed(given, present={"word": here}),
+        lambda given: generator.score({"sound": data["sound"]}, given, present={"word": here}, num_draws=4)["bound"],
+    ):
+        np.testing.assert_array_equal(call({"word": data["word"]}), call(other))
+    alone = generator.generate(want=["picture"], num_samples=4)["picture"]
+    nothing = generator.generate({"word": data["word"]}, ["picture"], present={"word": np.zeros(4, bool)})["picture"]
+    np.testing.assert_allclose(nothing, alone, atol=1e-5)
+    everything = generator.generate({"word": data["word"]}, ["picture"], present={"word": np.ones(3, bool)})["picture"]
+    np.testing.assert_allclose(
+        everything, generator.generate({"word": data["word"]}, ["picture"])["picture"], atol=1e-5
+    )
+
+
 def test_classify_is_the_softmax_where_all_is_masked():
     mods = [*modalities()[:1], Modality("label", LabelTokenizer(3))]
     generator = MultimodalGenerator(timeless(MultimodalDiT(mods, **SMALL)), mods)
@@ -240,6 +258,8 @@ def test_a_saved_model_has_a_signature_for_each_task(kind, tmp_path):
         (lambda g, d: g.generate({"word": d["word"]}, known={"sound": np.ones(4, bool)}), "known"),
         (lambda g, d: g.generate({"word": d["word"]}, known={"word": np.ones(4, bool)}), r"\(3,\)"),
         (lambda g, d: g.generate({"word": d["word"]}, known={"word": np.ones(3)}), "bool"),
+        (lambda g, d: g.generate({"word": d["word"]}, present={"sound": np.ones(4, bool)}), "present"),
+        (lambda g, d: g.generate({"word": d["word"]}, present={"word": np.ones(5, bool)}), "present"),
         (lambda g, d: g.generate({"word": d["word"]}, guidance={"sound": 2.0}), "absent"),
         (lambda g, d: g.generate({"word": d["word"]}, guidance={"smell": 2.0}), "smell"),
         (lambda g, d: g.generate({"word": d["word"], "sound": d["sound"][:2]}), "rows"),

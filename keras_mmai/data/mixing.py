@@ -1,0 +1,84 @@
+"""One data set of several that have different modalities: pairs, texts alone, images alone."""
+
+import numpy as np
+
+
+def mix(parts, seed=0):
+    """Rows of several dicts of modalities as one dict for `MultimodalDiffusionTransformer.fit`.
+
+    What a part lacks is filled with zeros (texts with ""), and "present" says that it is absent. No row is lost: where
+    the shares ask for more rows of a part than it has, all its rows are repeated in turn.
+
+    Args:
+        parts: list of (dict by modality of arrays or lists of texts (n_i, ...), share); the shares are positive floats,
+            of which only the ratio counts. A part may have "present" itself, bool (n_i,) or (n_i, tokens).
+        seed: int, of the order of the rows.
+
+    Returns:
+        dict by modality of arrays (n, ...), and "present": dict by modality of bool (n,) or (n, tokens), of those that
+        some row lacks. n is the least number with which every row comes once.
+
+    Raises:
+        ValueError: on no part, a share that is not positive, a part without rows, or modalities whose rows differ in
+            shape or kind from part to part.
+    """
+    parts = [(dict(data), share) for data, share in parts]
+    if not parts or any(not share > 0 for _, share in parts):
+        raise ValueError(f"`parts` are pairs of a dict and a positive share. Received shares: {[s for _, s in parts]}")
+    flags = [dict(data.pop("present", {})) for data, _ in parts]
+    arrays = [{name: _as_array(values) for name, values in data.items()} for data, _ in parts]
+    sizes = [_rows_of(data, index) for index, data in enumerate(arrays)]
+    shares = np.array([share for _, share in parts]) / sum(share for _, share in parts)
+    total = max(size / share for size, share in zip(sizes, shares))
+    counts = [max(size, round(total * share)) for size, share in zip(sizes, shares)]
+
+    names = list(dict.fromkeys(name for data in arrays for name in data))
+    order = np.random.RandomState(seed).permutation(sum(counts))
+    mixed, present = {}, {}
+    for name in names:
+        values = [_filled(data.get(name), count, _like(arrays, name)) for data, count in zip(arrays, counts)]
+        here = [
+            np.resize(np.asarray(of.get(name, name in data), "bool"), _shape(of.get(name), count))
+            for data, of, count in zip(arrays, flags, counts)
+        ]
+        width = max((h.shape[1] for h in here if h.ndim == 2), default=None)
+        if width is not None:
+            here = [h if h.ndim == 2 else np.repeat(h[:, None], width, axis=1) for h in here]
+        mixed[name], here = np.concatenate(values)[order], np.concatenate(here)[order]
+        if not here.all():
+            present[name] = here
+    return {**mixed, "present": present} if present else mixed
+
+
+def _as_array(values):
+    array = np.asarray(values)
+    return np.asarray(values, dtype=object) if array.dtype.kind in "US" else array
+
+
+def _rows_of(data, index):
+    sizes = {name: len(values) for name, values in data.items()}
+    if len(set(sizes.values())) != 1 or not next(iter(sizes.values())):
+        raise ValueError(f"Part {index} needs modalities with as many rows each, at least one. Received: {sizes}")
+    return next(iter(sizes.values()))
+
+
+def _like(arrays, name):
+    """A row of a modality, of the first part that has it."""
+    found = [data[name][:1] for data in arrays if name in data]
+    kinds = {(row.shape[1:], row.dtype.kind) for row in found}
+    if len(kinds) > 1:
+        raise ValueError(f"The rows of {name!r} differ from part to part: {sorted(map(str, kinds))}")
+    return found[0]
+
+
+def _filled(values, count, like):
+    """The rows repeated in turn to `count`, or nothing `count` times."""
+    if values is not None:
+        return values[np.arange(count) % len(values)]
+    nothing = np.full_like(like, "") if like.dtype == object else np.zeros_like(like)
+    return np.repeat(nothing, count, axis=0)
+
+
+def _shape(flags, count):
+    """Of the flags of `count` rows."""
+    return (count, *np.shape(flags)[1:])

@@ -1,0 +1,183 @@
+"""What a `MultimodalGenerator` runs: one compiled call for each kind of question.
+
+Each takes a dict: "given", tokens (b, *shape) by modality; "present", which of them are there, bool (b, n); and what it
+says itself.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mmai.diffusion import Denoiser, normal, uniform, uniform_times
+from keras_mmai.noise import split
+
+
+class Program(keras.Model):
+    """A compiled call of a generator, which owns the weights."""
+
+    def __init__(self, generator):
+        super().__init__()
+        self.autocast = False
+        self.network = generator.network
+        self.modalities = {m.name: m for m in generator.modalities}
+        self.tokenizers = [m.tokenizer for m in generator.modalities]
+        self.built = True
+
+    def at_rest(self, given):
+        """The times of what is given."""
+        rows = ops.shape(next(iter(given.values())))[0]
+        return {name: ops.zeros((rows,)) for name in given if not self.modalities[name].adaln}
+
+
+class Embed(Program):
+    def call(self, inputs):
+        return self.network.features(inputs["given"], self.at_rest(inputs["given"]), inputs.get("present"))
+
+
+class Decode(Program):
+    def __init__(self, generator, name):
+        super().__init__(generator)
+        self.tokenizer = self.modalities[name].tokenizer
+
+    def call(self, tokens):
+        return self.tokenizer.decode(tokens)
+
+
+class Classify(Program):
+    def __init__(self, generator, target):
+        super().__init__(generator)
+        self.target = target
+
+    def call(self, inputs):
+        given, process = inputs["given"], self.modalities[self.target].process
+        rows = ops.shape(next(iter(given.values())))[0]
+        masks = ops.full((rows, *self.modalities[self.target].token_shape), process.vocabulary, dtype="int32")
+        times = {**self.at_rest(given), self.target: ops.ones((rows,))}
+        logits = self.network({**given, self.target: masks}, times, inputs.get("present"))[self.target]
+        return ops.softmax(ops.reshape(logits, (-1, process.vocabulary)), axis=-1)
+
+
+class Score(Program):
+    def __init__(self, generator, target, num_draws):
+        super().__init__(generator)
+        self.target, self.num_draws = target, num_draws
+
+    def call(self, inputs):
+        modality = self.modalities[self.target]
+        x, seed, n = inputs["given"][self.target], inputs["seed"], self.num_draws
+        numbers = uniform(seed, (n,))
+        count = int(np.prod(modality.token_shape))
+
+        def one(total, i):
+            t = modality.process.times((ops.cast(i, "float32") + ops.take(numbers, i, axis=1)) / n)
+            x_t, target = modality.process.corrupt(x, t, uniform(seed, modality.token_shape, stream=i + 1))
+            times = {**self.at_rest(inputs["given"]), self.target: t}
+            tokens = {**inputs["given"], self.target: x_t}
+            output = self.network(tokens, times, inputs.get("present"))[self.target]
+            loss = count * modality.process.loss(output, target, t)
+            return (total[0] + loss, total[1] + ops.square(loss))
+
+        zeros = ops.zeros((ops.shape(x)[0],))
+        total, squares = ops.fori_loop(0, n, lambda i, total: one(total, i), (zeros, zeros))
+        mean = total / n
+        deviation = ops.sqrt(ops.maximum(squares / n - ops.square(mean), 0.0) / (n - 1))
+        return {"bound": mean, "standard_error": deviation}
+
+
+class Fill(Program):
+    """Noise to the wanted modalities, in one loop over all of them."""
+
+    def __init__(self, generator, want, num_steps):
+        super().__init__(generator)
+        self.want = want
+        self.samplers = {name: generator.sampler_of(name) for name in want}
+        self.steps = uniform_times(num_steps)
+
+    def call(self, inputs):
+        seed, given = inputs["seed"], inputs["given"]
+        known, scales, present = (inputs.get(name, {}) for name in ("known", "guidance", "present"))
+        rows = ops.shape(seed)[0]
+        seeds = split(seed, len(self.modalities))
+        own = {name: seeds[:, list(self.modalities).index(name)] for name in self.want}
+        stay = {name: self._by_position(name, flags) for name, flags in known.items()}
+        context = {name: tokens for name, tokens in given.items() if name not in self.want}
+
+        def keep(name, x):
+            return ops.where(stay[name], ops.cast(given[name], x.dtype), x) if name in stay else x
+
+        start = [keep(name, self._prior(name, own[name])) for name in self.want]
+        times = ops.convert_to_tensor(self.steps)
+
+        def advance(i, states):
+            i = ops.cast(i, "int32")
+            t, s = ops.take(times, i, axis=0), ops.take(times, i + 1, axis=0)
+            states = dict(zip(self.want, states))
+            levels = {**self.at_rest({**context, **states}), **{name: t * ops.ones((rows,)) for name in self.want}}
+            outputs = self._guided({**context, **states}, levels, present, known, scales)
+            after = []
+            for name, x in states.items():
+                process, sampler = self.modalities[name].process, self.samplers[name]
+                predict = Denoiser(process, lambda x_t, t, output=outputs[name]: output)
+                noise = self._step_noise(name, own[name], i) if sampler.stochastic else None
+                after.append(keep(name, sampler.step(predict, x, t, s, noise)))
+            return after
+
+        states = ops.fori_loop(0, len(self.steps) - 1, advance, start)
+        out = {}
+        for name, x in zip(self.want, states):
+            modality = self.modalities[name]
+            out[name] = x if modality.lossless else modality.tokenizer.decode(x)
+        return out
+
+    def _prior(self, name, seed):
+        modality = self.modalities[name]
+        noise = normal(seed, modality.token_shape) if modality.tokens == "latents" else None
+        if noise is None:
+            noise = ops.zeros((ops.shape(seed)[0], *modality.token_shape))
+        return modality.process.prior(noise)
+
+    def _step_noise(self, name, seed, i):
+        shape = self.modalities[name].token_shape
+        if self.modalities[name].tokens == "latents":
+            return normal(seed, shape, stream=i + 1)
+        return uniform(seed, (*shape, 2), stream=i + 1)
+
+    def _by_position(self, name, flags):
+        """Flags of tokens (b, n) as flags of what they hold, which broadcast over (b, *shape)."""
+        space = self.network.spaces[name]
+        flags = ops.reshape(flags, (-1, *space.grid, *[1] * (len(space.shape) - len(space.grid))))
+        for axis, size in enumerate(space.patch_size, 1):
+            flags = ops.repeat(flags, size, axis=axis)
+        return flags
+
+    def _guided(self, tokens, levels, present, known, scales):
+        """output + sum of (scale - 1) (output - output without what guides), in one pass of the network."""
+        if not scales:
+            return self.network(tokens, levels, present, known)
+        copies = 1 + len(scales)
+
+        def repeat(x):
+            return ops.concatenate([x] * copies, axis=0)
+
+        rows = ops.shape(next(iter(levels.values())))[0]
+        seen = {}
+        for name in {**present, **scales}:
+            here = present.get(name)
+            here = ops.ones((rows, 1), dtype="bool") if here is None else here
+            gone = ops.zeros_like(here)
+            seen[name] = ops.concatenate([here, *[gone if name == other else here for other in scales]], axis=0)
+        outputs = self.network(
+            keras.tree.map_structure(repeat, tokens),
+            keras.tree.map_structure(repeat, levels),
+            seen,
+            keras.tree.map_structure(repeat, known),
+        )
+        guided = {}
+        for name in self.want:
+            whole, *without = ops.split(outputs[name], copies, axis=0)
+            total = whole
+            for scale, other in zip(scales.values(), without):
+                scale = ops.reshape(scale, (-1, *[1] * (len(whole.shape) - 1)))
+                total = total + (scale - 1.0) * (whole - other)
+            guided[name] = total
+        return guided
