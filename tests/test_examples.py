@@ -109,6 +109,15 @@ def test_any_to_any(tmp_path):
         assert (tmp_path / name).stat().st_size > 1000
 
 
+@pytest.mark.slow
+def test_own_modality(tmp_path):
+    pytest.importorskip("mlxtend")
+    report, _ = smoke("own_modality.py", tmp_path)
+    assert len(report) == 5 and 0 <= report["made-up wines of the right grower"] <= 1
+    assert report["error over deviation"]["the mean instead"] == pytest.approx(0.965, abs=1e-3)
+    assert (tmp_path / "generator.keras").stat().st_size > 1000
+
+
 def test_missing_data_is_said(tmp_path):
     environment = {**os.environ, "TFDS_DATA_DIR": str(tmp_path / "nothing"), "HOME": str(tmp_path)}
     command = [sys.executable, EXAMPLES / "mnist_latent_diffusion.py", "--full", "--output", tmp_path / "out"]

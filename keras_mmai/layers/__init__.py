@@ -4,7 +4,7 @@ from keras_mmai.layers.attention import SelfAttention
 from keras_mmai.layers.coders import ConvDecoder, ConvEncoder
 from keras_mmai.layers.conditioning import LabelEmbedding, TimestepEmbedding, timestep_embedding
 from keras_mmai.layers.convolution import CausalConvolution, ResidualStack
-from keras_mmai.layers.dit import DiTBlock, DiTOutput, Modulation
+from keras_mmai.layers.dit import DiTBlock, DiTOutput, JointDiTBlock, Modulation
 from keras_mmai.layers.feed_forward import FeedForward, SwiGLU
 from keras_mmai.layers.fourier import FourierAnalysis, FourierSynthesis
 from keras_mmai.layers.patches import PatchEmbed, patchify, unpatchify
@@ -33,6 +33,7 @@ __all__ = [
     "FourierAnalysis",
     "FourierSynthesis",
     "GroupedQuantizer",
+    "JointDiTBlock",
     "LabelEmbedding",
     "LookupFreeQuantizer",
     "Modulation",

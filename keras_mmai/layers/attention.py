@@ -53,16 +53,27 @@ class SelfAttention(keras.layers.Layer):
         self.built = True
 
     def call(self, x, mask=None, rotary=None):
-        n = ops.shape(x)[1]
-        qkv = ops.reshape(self.qkv(x), (-1, n, 3, self.num_heads, self.head_dim))
-        q, k, v = ops.unstack(qkv, 3, axis=2)  # (b, n, h, d / h) each
+        return self.merge(attend(*self.heads(x, rotary), mask))
+
+    def heads(self, x, rotary=None):
+        """Queries, keys and values of x (b, n, d): (b, n, h, d / h) each."""
+        qkv = ops.reshape(self.qkv(x), (-1, ops.shape(x)[1], 3, self.num_heads, self.head_dim))
+        q, k, v = ops.unstack(qkv, 3, axis=2)
         if self.qk_norm:
             q, k = self.query_norm(q), self.key_norm(k)
         if rotary is not None:
             q, k = apply_rotary(q, *rotary), apply_rotary(k, *rotary)
-        key_mask = None if mask is None else ops.cast(mask, "bool")[:, None, None, :]
-        x = ops.dot_product_attention(q, k, v, mask=key_mask)
-        return self.projection(ops.reshape(x, (-1, n, self.num_heads * self.head_dim)))
+        return q, k, v
+
+    def merge(self, x):
+        """What was attended to (b, n, h, d / h), as (b, n, d)."""
+        return self.projection(ops.reshape(x, (-1, ops.shape(x)[1], self.num_heads * self.head_dim)))
 
     def compute_output_shape(self, x_shape):
         return x_shape
+
+
+def attend(q, k, v, mask=None):
+    """Scaled dot-product attention of (b, n, h, d / h), to the keys that `mask` (b, n) says, or to all."""
+    key_mask = None if mask is None else ops.cast(mask, "bool")[:, None, None, :]
+    return ops.dot_product_attention(q, k, v, mask=key_mask)

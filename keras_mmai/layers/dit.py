@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_mmai.layers.attention import SelfAttention
+from keras_mmai.layers.attention import SelfAttention, attend
 from keras_mmai.layers.feed_forward import FeedForward, SwiGLU
 from keras_mmai.serialization import register
 
@@ -96,10 +96,69 @@ class DiTBlock(keras.layers.Layer):
         self.built = True
 
     def call(self, x, condition, mask=None, rotary=None, segments=None):
+        x, heads, gates = self.before(x, condition, rotary, segments)
+        return self.after(x, attend(*heads, mask), gates)
+
+    def before(self, x, condition, rotary=None, segments=None):
+        """The tokens, their queries, keys and values, and what `after` needs of the condition."""
         x = ops.cast(x, self.compute_dtype)
-        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(condition, segments)
-        x = x + gate_1 * self.attention(modulate(self.norm_1(x), shift_1, scale_1), mask=mask, rotary=rotary)
-        return x + gate_2 * self.mlp(modulate(self.norm_2(x), shift_2, scale_2))
+        shift, scale, *gates = self.modulation(condition, segments)
+        return x, self.attention.heads(modulate(self.norm_1(x), shift, scale), rotary), gates
+
+    def after(self, x, attended, gates):
+        """The tokens, with what they attended to (b, n, h, d / h)."""
+        gate_1, shift, scale, gate_2 = gates
+        x = x + gate_1 * self.attention.merge(attended)
+        return x + gate_2 * self.mlp(modulate(self.norm_2(x), shift, scale))
+
+    def compute_output_shape(self, x_shape, condition_shape=None):
+        return x_shape
+
+
+@register
+class JointDiTBlock(keras.layers.Layer):
+    """A `DiTBlock` of its own for each of several streams of tokens, which all attend to each other (MM-DiT; Esser et
+    al. 2024, arXiv:2403.03206, section 4).
+
+    Call: as `DiTBlock`, and `names` of the streams that x holds, in their order; None: all.
+
+    Args:
+        lengths: dict of ints, the number of tokens of each stream by its name.
+        num_heads, mlp_ratio, qk_norm, feed_forward: of every `DiTBlock`.
+    """
+
+    def __init__(self, lengths, num_heads, mlp_ratio=4.0, qk_norm=False, feed_forward="gelu", **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.autocast = False  # as that of its blocks
+        self.lengths = dict(lengths)
+        self.num_heads = num_heads
+        self.mlp_ratio = mlp_ratio
+        self.qk_norm = qk_norm
+        self.feed_forward = feed_forward
+        options = dict(num_heads=num_heads, mlp_ratio=mlp_ratio, qk_norm=qk_norm, feed_forward=feed_forward)
+        self.blocks = {name: DiTBlock(name=name, dtype=self.dtype_policy, **options) for name in self.lengths}
+
+    def build(self, x_shape):
+        for block in self.blocks.values():
+            block.build(x_shape)
+        self.built = True
+
+    def call(self, x, condition, mask=None, rotary=None, segments=None, names=None):
+        names = self.lengths if names is None else names
+        parts, start = [], 0
+        for name in names:
+            part = slice(start, start + self.lengths[name])
+            turn = None if rotary is None else [table[part] for table in rotary]
+            own = None if segments is None else segments[..., part, :]
+            parts.append((self.blocks[name], *self.blocks[name].before(x[:, part], condition, turn, own)))
+            start = part.stop
+        heads = [ops.concatenate(each, axis=1) for each in zip(*(heads for _, _, heads, _ in parts))]
+        attended, start, outputs = attend(*heads, mask), 0, []
+        for name, (block, part, _, gates) in zip(names, parts):
+            outputs.append(block.after(part, attended[:, start : start + self.lengths[name]], gates))
+            start += self.lengths[name]
+        return ops.concatenate(outputs, axis=1)
 
     def compute_output_shape(self, x_shape, condition_shape=None):
         return x_shape

@@ -5,12 +5,12 @@ import numpy as np
 from keras import ops
 
 from keras_mmai.layers.conditioning import TimestepEmbedding
-from keras_mmai.layers.dit import DiTBlock, DiTOutput
+from keras_mmai.layers.dit import DiTBlock, DiTOutput, JointDiTBlock
 from keras_mmai.layers.patches import PatchEmbed, unpatchify
 from keras_mmai.layers.positions import rotary_tables_at
 from keras_mmai.serialization import register
 
-INITIALIZER = dict(stddev=0.02)
+STREAMS = ("shared", "separate")
 
 
 @register
@@ -27,7 +27,7 @@ class TokenEmbedding(keras.layers.Layer):
         self.table = keras.layers.Embedding(
             space.num_codes * (space.vocabulary + 1),
             hidden_dim,
-            embeddings_initializer=keras.initializers.RandomNormal(**INITIALIZER),
+            embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02),
             name="table",
             dtype=self.dtype_policy,
         )
@@ -63,6 +63,8 @@ class MultimodalDiT(keras.Model):
 
     Args:
         spaces: dict of `TokenSpace` by name, or a list of `Modality`.
+        streams: "shared": one transformer reads all modalities; "separate": each has weights of its own in every block,
+            and they meet in attention (MM-DiT).
         hidden_dim, num_layers, num_heads, mlp_ratio, qk_norm, feed_forward, time_scale: as those of `DiT`.
 
     Raises:
@@ -80,12 +82,15 @@ class MultimodalDiT(keras.Model):
         qk_norm=True,
         feed_forward="gelu",
         time_scale=1000.0,
+        streams="shared",
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.autocast = False  # times stay float32; layers cast what they take
         if hidden_dim % num_heads:
             raise ValueError(f"`num_heads` must divide `hidden_dim`. Received: {num_heads} and {hidden_dim}")
+        if streams not in STREAMS:
+            raise ValueError(f"`streams` must be one of {STREAMS}. Received: {streams!r}")
         self.spaces = dict(spaces) if isinstance(spaces, dict) else {m.name: m.space for m in spaces}
         self.hidden_dim = hidden_dim
         self.num_layers = num_layers
@@ -94,6 +99,7 @@ class MultimodalDiT(keras.Model):
         self.qk_norm = qk_norm
         self.feed_forward = feed_forward
         self.time_scale = time_scale
+        self.streams = streams
         self.sequence = tuple(name for name, space in self.spaces.items() if not space.adaln)
         if not self.sequence:
             raise ValueError(f"`spaces` has nothing that is generated. Received: {self.spaces}")
@@ -110,7 +116,10 @@ class MultimodalDiT(keras.Model):
             if not space.adaln:
                 self.outputs_of[name] = DiTOutput(space.channels, name=f"output_{name}", dtype=dtype)
         block = dict(num_heads=num_heads, mlp_ratio=mlp_ratio, qk_norm=qk_norm, feed_forward=feed_forward, dtype=dtype)
-        self.blocks = [DiTBlock(name=f"block_{i}", **block) for i in range(num_layers)]
+        if streams == "separate":
+            block["lengths"] = {name: self.spaces[name].num_tokens for name in self.sequence}
+        kind = JointDiTBlock if streams == "separate" else DiTBlock
+        self.blocks = [kind(name=f"block_{i}", **block) for i in range(num_layers)]
         self._rotary = self._rotary_tables()
         self.build()
 
@@ -195,8 +204,11 @@ class MultimodalDiT(keras.Model):
             if space.adaln:
                 label = self._label(name, tokens, present, batch)
                 condition = condition + self.embeds[name](label)
+        options = dict(mask=here, rotary=rotary, segments=segments)
+        if self.streams == "separate":
+            options["names"] = tuple(names)
         for block in self.blocks:
-            x = block(x, condition, mask=here, rotary=rotary, segments=segments)
+            x = block(x, condition, **options)
         return x, {"names": names, "segments": segments, "condition": condition, "present": here}
 
     def _label(self, name, tokens, present, batch):

@@ -4,7 +4,7 @@ import keras
 import pytest
 from keras import ops
 
-from keras_mmai.layers import DiTBlock, SelfAttention
+from keras_mmai.layers import DiTBlock, JointDiTBlock, SelfAttention
 
 
 def tensors(inputs):
@@ -41,7 +41,9 @@ def compile_layer(layer, **kwargs):
 
 def run(layer, inputs, **kwargs):
     """One forward pass in the way that takes the backend least time: one compilation on JAX, none elsewhere."""
-    attends = isinstance(layer, (SelfAttention, DiTBlock))  # float16 attention does not compile for JAX's CPU
+    attends = isinstance(
+        layer, (SelfAttention, DiTBlock, JointDiTBlock)
+    )  # float16 attention does not compile for JAX's CPU
     if keras.backend.backend() == "jax" and not (attends and layer.compute_dtype == "float16"):
         return compile_layer(layer, **kwargs)(inputs)
     return layer(**tensors(inputs), **kwargs)

@@ -144,3 +144,35 @@ def test_feed_forwards_against_numpy(forward):
 def fill_built(layer):
     layer.build(X.shape)
     return fill(layer)
+
+
+def normal(*shape, seed=0):
+    return np.random.RandomState(seed).normal(size=shape).astype("float32")
+
+
+def test_streams_of_equal_weights_are_one_block():
+    """With the same weights in each stream, MM-DiT's block is `DiTBlock` on all tokens."""
+    x, condition, mask = normal(2, 5, 8), normal(2, 8), np.arange(5) < np.array([[3], [5]])
+    segments = np.eye(2, dtype="float32")[[0, 0, 1, 1, 1]]
+    rotary = layers.rotary_tables((5,), 4)
+    joint, single = layers.JointDiTBlock({"a": 2, "b": 3}, 2, qk_norm=True), layers.DiTBlock(2, qk_norm=True)
+    for layer in (joint, single):
+        layer.build((None, 5, 8))
+    for i, weight in enumerate(single.weights):
+        weight.assign(0.3 * normal(*weight.shape, seed=i))
+    for block in joint.blocks.values():
+        for to, by in zip(block.weights, single.weights):
+            to.assign(by)
+    conditions = np.stack([condition, -condition], 1)
+    options = dict(mask=mask, rotary=rotary, segments=segments)
+    whole = single(x, conditions, **options)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(joint(x, conditions, **options)), ops.convert_to_numpy(whole), atol=1e-5
+    )
+    alone = joint(x[:, 2:], conditions[:, 1], mask=mask[:, 2:], names=("b",))
+    expected = single(x[:, 2:], conditions[:, 1], mask=mask[:, 2:])
+    np.testing.assert_allclose(ops.convert_to_numpy(alone), ops.convert_to_numpy(expected), atol=1e-5)
+    joint.blocks["b"].mlp.weights[0].assign(0.5 * joint.blocks["b"].mlp.weights[0])
+    other = ops.convert_to_numpy(joint(x, conditions, **options))
+    changed = np.abs(other - ops.convert_to_numpy(whole)).max((0, 2)) > 1e-6
+    assert changed.tolist() == [False, False, True, True, True]

@@ -49,6 +49,10 @@ EXAMPLES = {
         dict(quantizers=[layers.LookupFreeQuantizer(2), layers.SimVQ(4, 2, seed=1)]),
         {"z": LATENTS, "mask": MASK},
     ),
+    "JointDiTBlock": (
+        dict(lengths={"a": 2, "b": 3}, num_heads=2, mlp_ratio=3.0, qk_norm=True),
+        {"x": normal(2, 5, 8), "condition": normal(2, 8), "mask": MASK},
+    ),
     "LabelEmbedding": (dict(num_classes=4, hidden_dim=6, dropout=0.2, seed=1), {"labels": np.array([0, 4], "int32")}),
     "LookupFreeQuantizer": (dict(num_bits=3, embedding_dim=4, spherical=True), {"z": LATENTS, "mask": MASK}),
     "Modulation": (dict(num_chunks=3), {"condition": normal(2, 8)}),

@@ -23,9 +23,9 @@ def assert_close(one, other, atol=1e-5):
         np.testing.assert_allclose(numpy(one[name]), numpy(other[name]), rtol=1e-5, atol=atol, err_msg=name)
 
 
-@pytest.fixture
-def network():
-    return awake(MultimodalDiT(modalities(), **SMALL))
+@pytest.fixture(params=["shared", "separate"])
+def network(request):
+    return awake(MultimodalDiT(modalities(), streams=request.param, **SMALL))
 
 
 @pytest.fixture
@@ -340,6 +340,7 @@ def test_eight_examples_are_learned_by_heart():
         (lambda: TokenSpace((4,), 5, rate=0.0), "rate"),
         (lambda: MultimodalDiT({"y": TokenSpace((1,), 5, adaln=True)}, **SMALL), "nothing that is generated"),
         (lambda: MultimodalDiT(modalities(), hidden_dim=10, num_heads=4), "num_heads"),
+        (lambda: MultimodalDiT(modalities(), streams="none", **SMALL), "streams"),
         (lambda: MultimodalDiffusionTransformer([]), "modalities"),
         (lambda: MultimodalDiffusionTransformer(modalities()[:1] * 2), "different names"),
         (lambda: make(tasks={"a": (("smell",), ("word",))}), "smell"),
