@@ -99,7 +99,7 @@ def run(make, train, test, steps, seed):
 
 
 def plot(curves, path, with_deepmind):
-    figure = Figure(figsize=(8, 5), dpi=144, layout="constrained")
+    figure = Figure(figsize=(10, 5), dpi=144, layout="constrained")
     panel = figure.subplots()
     for i, (name, curve) in enumerate(curves.items()):
         style = dict(color=f"C{i % 10}", linestyle=["-", "--"][i // 10], linewidth=1.2)
@@ -110,7 +110,7 @@ def plot(curves, path, with_deepmind):
         panel.plot(printed.keys(), printed.values(), "k.", label="DeepMind, printed (true CIFAR-10)")
     panel.set_xlabel("training steps of 32 images")
     panel.set_ylabel("squared error over variance")
-    panel.legend(fontsize=8, frameon=False)
+    panel.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(path)
 
 

@@ -26,7 +26,7 @@ RATE = 8000
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--output", type=pathlib.Path, default="any_to_any")
-parser.add_argument("--steps", type=int, default=4000)
+parser.add_argument("--steps", type=int, default=5000)
 parser.add_argument("--smoke", action="store_true", help="a few steps of everything")
 args = parser.parse_args()
 args.output.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ modalities = [
 ]
 network = keras_mmai.MultimodalDiT(modalities, hidden_dim=128, num_layers=4, num_heads=4)
 model = keras_mmai.MultimodalDiffusionTransformer(modalities, network, ema_decays=(0.995,), seed=0)
-data = ArrayDataset(model.precompute(train, verbose=0), batch_size=64)
+data = ArrayDataset(model.precompute(train, verbose=0), batch_size=32)
 lap("tokens")
 muon = lambda rate: keras.optimizers.Muon(rate, exclude_layers=["embed", "modulation", "output", "table"])  # noqa: E731
 model.compile(cosine(muon, 3e-3, args.steps), jit_compile=keras.backend.backend() != "torch")
