@@ -6,6 +6,7 @@ from keras_mmai.data.mixing import mix
 from keras_mmai.data.mnist import load_mnist
 from keras_mmai.data.moving_mnist import moving_digits
 from keras_mmai.data.notes import synthetic_audio
+from keras_mmai.data.shakespeare import load_tiny_shakespeare
 from keras_mmai.data.spoken_digits import load_spoken_digits
 from keras_mmai.data.variations import vary_waveforms
 from keras_mmai.data.wav import read_wav, write_wav
@@ -15,6 +16,7 @@ __all__ = [
     "dial_tones",
     "load_mnist",
     "load_spoken_digits",
+    "load_tiny_shakespeare",
     "mix",
     "moving_digits",
     "read_wav",

@@ -11,8 +11,9 @@ from keras_mmai.serialization import register
 class SelfAttention(keras.layers.Layer):
     """Multi-head self-attention.
 
-    Call: `x` (b, n, d), `mask` (b, n) bool or None: False for a token that nobody may attend to, `rotary` the pair of
-    tables of `rotary_tables` or None. Output (b, n, d).
+    Call: `x` (b, n, d), `mask` (b, n) bool or None: False for a token that nobody may attend to, or (b, n, n): which
+    keys each query attends to, such as a causal mask, `np.tri(n)[None] > 0`; `rotary` the pair of tables of
+    `rotary_tables` or None. Output (b, n, d).
 
     Args:
         num_heads: int; must divide d.
@@ -69,11 +70,22 @@ class SelfAttention(keras.layers.Layer):
         """What was attended to (b, n, h, d / h), as (b, n, d)."""
         return self.projection(ops.reshape(x, (-1, ops.shape(x)[1], self.num_heads * self.head_dim)))
 
+    def compute_mask(self, x, mask=None):
+        return mask_of_tokens(mask)
+
     def compute_output_shape(self, x_shape):
         return x_shape
 
 
+def mask_of_tokens(mask):
+    """The mask that later layers and the loss see: which keys a query attends to is none."""
+    return mask if mask is not None and len(mask.shape) == 2 else None
+
+
 def attend(q, k, v, mask=None):
-    """Scaled dot-product attention of (b, n, h, d / h), to the keys that `mask` (b, n) says, or to all."""
-    key_mask = None if mask is None else ops.cast(mask, "bool")[:, None, None, :]
-    return ops.dot_product_attention(q, k, v, mask=key_mask)
+    """Scaled dot-product attention of (b, n, h, d / h), to the keys that `mask` says, (b, n) or for each query
+    (b, n, n), or to all."""
+    if mask is not None:
+        mask = ops.cast(mask, "bool")
+        mask = mask[:, None, None, :] if len(mask.shape) == 2 else mask[:, None]
+    return ops.dot_product_attention(q, k, v, mask=mask)

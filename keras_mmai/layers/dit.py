@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_mmai.layers.attention import SelfAttention, attend
+from keras_mmai.layers.attention import SelfAttention, attend, mask_of_tokens
 from keras_mmai.layers.feed_forward import FeedForward, SwiGLU
 from keras_mmai.serialization import register
 
@@ -60,7 +60,8 @@ class DiTBlock(keras.layers.Layer):
         x <- x + gate_2 * feed_forward(modulate(norm(x), shift_2, scale_2))
 
     Call: `x` (b, n, d); `condition` (b, d), or (b, n, d) for a condition of each token's own, or (b, s, d) with
-    `segments`, see `Modulation`; `mask` (b, n) bool or None; `rotary` tables or None. Output (b, n, d).
+    `segments`, see `Modulation`; `mask` (b, n) or (b, n, n) bool or None, see `SelfAttention`; `rotary` tables or None.
+    Output (b, n, d).
 
     Args:
         num_heads: int; must divide d.
@@ -111,6 +112,9 @@ class DiTBlock(keras.layers.Layer):
         x = x + gate_1 * self.attention.merge(attended)
         return x + gate_2 * self.mlp(modulate(self.norm_2(x), shift, scale))
 
+    def compute_mask(self, x, mask=None):
+        return mask_of_tokens(mask)
+
     def compute_output_shape(self, x_shape, condition_shape=None):
         return x_shape
 
@@ -159,6 +163,9 @@ class JointDiTBlock(keras.layers.Layer):
             outputs.append(block.after(part, attended[:, start : start + self.lengths[name]], gates))
             start += self.lengths[name]
         return ops.concatenate(outputs, axis=1)
+
+    def compute_mask(self, x, mask=None):
+        return mask_of_tokens(mask)
 
     def compute_output_shape(self, x_shape, condition_shape=None):
         return x_shape

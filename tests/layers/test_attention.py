@@ -176,3 +176,18 @@ def test_streams_of_equal_weights_are_one_block():
     other = ops.convert_to_numpy(joint(x, conditions, **options))
     changed = np.abs(other - ops.convert_to_numpy(whole)).max((0, 2)) > 1e-6
     assert changed.tolist() == [False, False, True, True, True]
+
+
+def test_a_causal_mask_keeps_the_past_from_the_future():
+    layer, causal = layers.SelfAttention(2), np.tri(6)[None] > 0
+    layer.build((None, 6, 8))
+    later = X.copy()
+    later[:, 4:] += 1.0
+    one, other = (ops.convert_to_numpy(layer(x, mask=causal)) for x in (X, later))
+    np.testing.assert_allclose(one[:, :4], other[:, :4], atol=1e-6)
+    assert np.abs(one[:, 4:] - other[:, 4:]).max() > 1e-3
+    assert getattr(layer(ops.convert_to_tensor(X), mask=causal), "_keras_mask", None) is None  # is no mask of tokens
+    rows = np.broadcast_to((np.arange(6) < 4)[None, None], (2, 6, 6))
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(layer(X, mask=rows)), ops.convert_to_numpy(layer(X, mask=rows[:, 0])), atol=1e-6
+    )
