@@ -91,9 +91,7 @@ judges = {name: metrics.train_judge(train[name], digits["train"]["labels"], epoc
 judges["word"] = lambda words: np.array([WORDS.index(word) if word in WORDS else -1 for word in words])
 lap("judges")
 generator = model.generator(num_steps=24, guidance={"image": 1.5, "sound": 1.5, "word": 1.5})
-report = metrics.coherence(
-    generator, test, digits["test"]["labels"][:num_test], judges, num_joint=num_test, guidance=generator.guidance
-)
+report = metrics.coherence(generator, test, digits["test"]["labels"][:num_test], judges, num_joint=num_test)
 lap("sampling and judging")
 every = [share for task in report["conditional"].values() for share in task.values()]
 report["mean conditional"] = float(np.mean(every))

@@ -97,7 +97,10 @@ class TrainingModel(keras.Model):
             raise
 
     def named_losses(self, x, y_pred):
-        """Returns {name: loss (b,) or ()} of one batch; their sum, with layers' own losses, is minimised."""
+        """Returns {name: loss (b,) or ()} of one batch; their sum, with layers' own losses, is minimised.
+
+        A loss may be a pair with a scalar: how many examples it is the mean over, of those that are shown.
+        """
         raise NotImplementedError
 
     def get_metrics_result(self):
@@ -119,11 +122,12 @@ class TrainingModel(keras.Model):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         total = 0.0
         for name, loss in self.named_losses(x, y_pred).items():
+            loss, examples = loss if isinstance(loss, tuple) else (loss, batch_size(x))
             loss = ops.cast(loss, "float32")
             if sample_weight is not None and len(loss.shape) == 1:
                 loss = loss * ops.cast(sample_weight, "float32")
             loss = ops.mean(loss)
-            self.track(name, loss, batch_size(x))
+            self.track(name, loss, examples)
             total = total + loss
         for loss in self.losses:
             total = total + ops.cast(loss, "float32")

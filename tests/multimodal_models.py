@@ -35,7 +35,7 @@ def make(tasks=None, weights=None, **kwargs):
     mods = modalities(weights)
     network = awake(MultimodalDiT(mods, **SMALL))
     return MultimodalDiffusionTransformer(
-        mods, network, TASKS if tasks is None else tasks, seed=0, **{"ema_decays": (), **kwargs}
+        mods, network, TASKS if tasks is None else tasks, seed=0, **{"ema_decays": (), "partly_known": 0.0, **kwargs}
     )
 
 

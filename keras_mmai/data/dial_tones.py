@@ -43,8 +43,8 @@ def dial_tones(digits, num_samples=2048, sample_rate=8000, seed=0):
         raise ValueError(
             f"`num_samples` must be at least 1 and `sample_rate` 3000 Hz. Received: {num_samples} and {sample_rate}"
         )
-    random = np.random.RandomState(seed)
-    draws = random.uniform(size=(len(digits), 7, 1))
+    draws = np.random.RandomState(seed).uniform(size=(len(digits), 7, 1))
+    noise = np.random.RandomState([seed, 1]).normal(size=(len(digits), num_samples))
     duration = num_samples / sample_rate
     seconds = np.arange(num_samples) / sample_rate
     length = duration * (0.5 + 0.5 * draws[:, 0])
@@ -54,5 +54,5 @@ def dial_tones(digits, num_samples=2048, sample_rate=8000, seed=0):
         turns = TONES[digits, tone, None] * seconds + draws[:, 2 + tone]
         x += (0.2 + 0.25 * draws[:, 4 + tone]) * np.sin(2 * np.pi * turns)
     x *= np.clip(np.minimum(seconds - begin, begin + length - seconds) / RAMP, 0.0, 1.0)
-    x += 0.03 * draws[:, 6] * random.normal(size=x.shape)
+    x += 0.03 * draws[:, 6] * noise
     return np.clip(x, -1.0, 1.0).astype("float32")[..., None]

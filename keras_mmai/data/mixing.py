@@ -6,7 +6,7 @@ import numpy as np
 def mix(parts, seed=0):
     """Rows of several dicts of modalities as one dict for `MultimodalDiffusionTransformer.fit`.
 
-    What a part lacks is filled with zeros (texts with ""), and "present" says that it is absent. No row is lost: where
+    What a part lacks is filled with a row of another part, and "present" says that it is absent. No row is lost: where
     the shares ask for more rows of a part than it has, all its rows are repeated in turn.
 
     Args:
@@ -19,8 +19,8 @@ def mix(parts, seed=0):
         some row lacks. n is the least number with which every row comes once.
 
     Raises:
-        ValueError: on no part, a share that is not positive, a part without rows, or modalities whose rows differ in
-            shape or kind from part to part.
+        ValueError: on no part, a share that is not positive, a part without rows, modalities whose rows differ in shape
+            or kind from part to part, or "present" of what a part does not have, of another length, or not bool.
     """
     parts = [(dict(data), share) for data, share in parts]
     if not parts or any(not share > 0 for _, share in parts):
@@ -28,6 +28,13 @@ def mix(parts, seed=0):
     flags = [dict(data.pop("present", {})) for data, _ in parts]
     arrays = [{name: _as_array(values) for name, values in data.items()} for data, _ in parts]
     sizes = [_rows_of(data, index) for index, data in enumerate(arrays)]
+    for index, (of, data, size) in enumerate(zip(flags, arrays, sizes)):
+        for name, here in of.items():
+            if name not in data or np.shape(here)[:1] != (size,) or np.asarray(here).dtype.kind != "b":
+                raise ValueError(
+                    f"'present' of part {index} is bool ({size},) or ({size}, tokens), of {sorted(data)}. Received: "
+                    f"{np.shape(here)} {np.asarray(here).dtype} of {name!r}"
+                )
     shares = np.array([share for _, share in parts]) / sum(share for _, share in parts)
     total = max(size / share for size, share in zip(sizes, shares))
     counts = [max(size, round(total * share)) for size, share in zip(sizes, shares)]
@@ -72,11 +79,10 @@ def _like(arrays, name):
 
 
 def _filled(values, count, like):
-    """The rows repeated in turn to `count`, or nothing `count` times."""
+    """The rows repeated in turn to `count`; or the row `like`, which nobody will see, `count` times."""
     if values is not None:
         return values[np.arange(count) % len(values)]
-    nothing = np.full_like(like, "") if like.dtype == object else np.zeros_like(like)
-    return np.repeat(nothing, count, axis=0)
+    return np.repeat(like, count, axis=0)
 
 
 def _shape(flags, count):

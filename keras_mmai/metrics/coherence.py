@@ -60,24 +60,26 @@ def coherence(generator, signals, labels, judges, tasks=None, num_joint=None, se
         tasks: dict of (given, wanted) by name; None is that of the generator.
         num_joint: int, samples of tasks in which nothing is given; None is n.
         seed: int.
-        options: of `generate`: steps, guidance, batch_size.
+        options: of `generate`: steps, guidance, batch_size. Of a dict of guidance each task takes what is given in it.
 
     Returns:
         dict: "ceiling", by modality the share of real signals, once encoded and decoded, of the right label;
         "conditional", by task and modality that of what was generated; "joint", by task that in which all judges agree.
     """
-    labels = np.asarray(labels)
+    labels, guidance = np.asarray(labels), options.get("guidance")
+    signals = {m.name: m.encode(signals[m.name]) for m in generator.modalities if m.name in signals}
     ceiling = {}
     for m in generator.modalities:
         if m.name in judges:
-            decoded = generator.decode({m.name: m.encode(signals[m.name])})[m.name]
+            decoded = generator.decode({m.name: signals[m.name]})[m.name]
             ceiling[m.name] = _share(judges[m.name](decoded) == labels)
     conditional, joint = {}, {}
     for task, (given, want) in (generator.tasks if tasks is None else tasks).items():
         here = {name: signals[name] for name in given}
         count = None if given else num_joint or len(labels)
-        guidance = {k: v for k, v in (options.get("guidance") or {}).items() if k in given} or None
-        out = generator.generate(here, want, num_samples=count, seed=seed, **{**options, "guidance": guidance})
+        if isinstance(guidance, dict):
+            options["guidance"] = {name: scale for name, scale in guidance.items() if name in given}
+        out = generator.generate(here, want, num_samples=count, seed=seed, **options)
         found = {name: np.asarray(judges[name](x)) for name, x in out.items() if name in judges}
         if given:
             conditional[task] = {name: _share(label == labels) for name, label in found.items()}

@@ -1,13 +1,22 @@
 """One kind of signal in a model of several: its tokens, how they are diffused, and where they lie."""
 
+import re
+
 import keras
 import numpy as np
 
 from keras_mmai.diffusion import GaussianDiffusion, MaskedDiffusion, UniformTimes
 from keras_mmai.models.token_space import TokenSpace
 from keras_mmai.serialization import Configurable, register
-from keras_mmai.tokenizers import LosslessTokenizer
+from keras_mmai.tokenizers import LabelTokenizer, LosslessTokenizer, PassThrough, TextTokenizer
 from keras_mmai.training import freeze
+
+# what a batch, a signature or a progress bar calls otherwise
+RESERVED = ("present", "task", "t", "noise", "seed", "loss", "gradient_norm", "skipped_steps")
+
+
+class Tokens(np.ndarray):
+    """An array of tokens, as `Modality.encode` gives it: what has been encoded is not encoded again."""
 
 
 @register
@@ -30,8 +39,8 @@ class Modality(Configurable):
         adaln: bool, of a label: it conditions every layer, and is only given, never generated.
 
     Raises:
-        ValueError: on a kind of tokens that the tokenizer does not have, a process of the other kind, or a name that
-            is no identifier.
+        ValueError: on a kind of tokens that the tokenizer does not have, a process of the other kind, a weight or rate
+            that is not positive, or a name that is not of letters, digits and _, or is used otherwise.
     """
 
     def __init__(
@@ -46,8 +55,12 @@ class Modality(Configurable):
         code_axes=None,
         adaln=False,
     ):
-        if not isinstance(name, str) or not name.isidentifier():
-            raise ValueError(f"`name` is an identifier such as 'image'. Received: {name!r}")
+        if not isinstance(name, str) or not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name) or "_to_" in name:
+            raise ValueError(f"`name` is of letters, digits and _, such as 'image', without '_to_'. Received: {name!r}")
+        if name in RESERVED:
+            raise ValueError(f"`name` must be another than {RESERVED}. Received: {name!r}")
+        if weight <= 0:
+            raise ValueError(f"`weight` must be positive. Received: {weight}")
         self.name = name
         self.tokenizer = tokenizer
         self.lossless = isinstance(tokenizer, LosslessTokenizer)
@@ -76,6 +89,8 @@ class Modality(Configurable):
         self.rate = rate
         self.code_axes = code_axes
         self.adaln = adaln
+        self._encoder = None if self.lossless else _Encoder(tokenizer, self.tokens)
+        self.space = self._space()
         if not self.lossless:
             freeze(tokenizer)
 
@@ -86,42 +101,56 @@ class Modality(Configurable):
             return tuple(self.tokenizer.latent_shape)
         return tuple(self.tokenizer.token_shape)
 
-    @property
-    def space(self):
+    def _space(self):
         """The `TokenSpace` that a network needs to know."""
         code_axes = self.code_axes
         if code_axes is None:
             quantizer = getattr(self.tokenizer, "quantizer", None)
             code_axes = len(quantizer.code_shape) if self.tokens == "codes" and quantizer is not None else 0
         place = dict(vocabulary=self.vocabulary, code_axes=code_axes, patch_size=self.patch_size, adaln=self.adaln)
-        space = TokenSpace(self.token_shape, **place)
-        sample_rate = getattr(self.tokenizer, "sample_rate", None)
-        rate = self.rate
+        rate, sample_rate = self.rate, getattr(self.tokenizer, "sample_rate", None)
         if rate is None and sample_rate is not None:
-            rate = sample_rate * space.grid[0] / self.tokenizer.input_shape[0]
+            grid = TokenSpace(self.token_shape, **place).grid
+            rate = sample_rate * grid[0] / self.tokenizer.input_shape[0]
         return TokenSpace(self.token_shape, rate=rate, **place)
 
     def holds_tokens(self, x):
-        """Whether `x` (b, ...), an array or a tensor, has the form of tokens; else it is a signal."""
+        """Whether `x` (b, ...), an array or a tensor, has the form of tokens."""
         discrete = "int" in keras.backend.standardize_dtype(x.dtype)
         return tuple(x.shape[1:]) == self.token_shape and discrete == (self.tokens == "codes")
 
     def encode(self, x, batch_size=100, verbose=0):
         """Signals of the host (b, ...), such as arrays or a list of texts, to tokens, numpy; tokens stay as they are.
 
+        Where signals could have the form of tokens, as those of a lossless tokenizer of your own, an array is of
+        signals unless it comes from here.
+
         Raises:
             ValueError: of the tokenizer, on what is no such signal.
         """
-        if isinstance(x, np.ndarray) and x.dtype.kind in "iuf" and self.holds_tokens(x):
-            return self._checked(x)
+        own = self.lossless and not isinstance(self.tokenizer, PassThrough | TextTokenizer | LabelTokenizer)
+        is_array = isinstance(x, np.ndarray) and x.dtype.kind in "iuf"
+        if isinstance(x, Tokens) or (is_array and not own and self.holds_tokens(x)):
+            return self.check_tokens(np.asarray(x)).view(Tokens)
         if self.lossless:
-            return np.asarray(self.tokenizer.encode(x))
+            return np.asarray(self.tokenizer.encode(x)).view(Tokens)
         x = np.asarray(x)
         self.tokenizer.check_values(x)
         self.tokenizer.encode(x[:1], tokens=self.tokens)  # its errors, before a progress bar
-        return np.asarray(_Encoder(self.tokenizer, self.tokens).predict(x, batch_size=batch_size, verbose=verbose))
+        return np.asarray(self._encoder.predict(x, batch_size=batch_size, verbose=verbose)).view(Tokens)
 
-    def _checked(self, tokens):
+    def check_tokens(self, tokens):
+        """Tokens, numpy, as int32 or float32.
+
+        Raises:
+            ValueError: on another shape or kind, ids out of range, or latents that are not finite.
+        """
+        if not self.holds_tokens(tokens):
+            kind = "ids" if self.tokens == "codes" else "latents"
+            raise ValueError(
+                f"Tokens of {self.name!r} are {kind} of shape {('b', *self.token_shape)}. Received: {tokens.shape} "
+                f"{tokens.dtype}"
+            )
         if self.tokens == "codes":
             most = self.vocabulary - 1
             if tokens.size and not 0 <= tokens.min() <= tokens.max() <= most:
@@ -133,12 +162,25 @@ class Modality(Configurable):
             raise ValueError(f"Latents of {self.name!r} must be finite. Received: NaN or infinity.")
         return tokens.astype("float32")
 
+    def check_signals(self, x):
+        """Signals, numpy, that a tokenizer with weights is to encode in every step.
+
+        Raises:
+            ValueError: of the tokenizer; on those of a lossless one, which works on the host.
+        """
+        if self.lossless:
+            raise ValueError(
+                f"{self.name!r} must be tokens {('b', *self.token_shape)} here: `precompute` gives them. Received: "
+                f"{tuple(x.shape)} {x.dtype}"
+            )
+        self.tokenizer.check_values(x)
+
     def encode_batch(self, x):
-        """`encode` inside a compiled step: a tensor of tokens, or of signals if the tokenizer has weights."""
+        """The tokens of a batch in a compiled step: as they are, or of signals if the tokenizer has weights."""
         if self.holds_tokens(x):
             return x
         if self.lossless:
-            return self.tokenizer.encode(x)
+            self.check_signals(x)
         return keras.ops.stop_gradient(self.tokenizer.encode(x, tokens=self.tokens))
 
 

@@ -4,14 +4,18 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mmai.diffusion import UniformTimes, stratified
+from keras_mmai.diffusion import stratified
+from keras_mmai.distribution import STATE, sum_across_replicas
 from keras_mmai.models.generator import averaged_copy
 from keras_mmai.models.modality import Modality
 from keras_mmai.models.multimodal_dit import MultimodalDiT
 from keras_mmai.models.multimodal_generator import MultimodalGenerator
-from keras_mmai.models.tasks import ABSENT, GENERATED, GIVEN, check_tasks, fillings
+from keras_mmai.models.tasks import ABSENT, GENERATED, GIVEN, checked_tasks
 from keras_mmai.serialization import register
 from keras_mmai.training import TrainingModel
+
+BATCH_KEYS = {"present", "task", "t", "noise"}
+DICTS = ("present", "t", "noise")
 
 
 @register
@@ -27,17 +31,22 @@ class MultimodalDiffusionTransformer(TrainingModel):
     * the name of each modality: signals, or their tokens (`precompute`). Of arrays and lists of texts `fit` itself
       computes the tokens, once; of a tf.data.Dataset the tokenizers with weights do in every step, and texts must be
       tokens;
-    * "present": a dict of bool (b,), or (b, n) for each token, by name: what an example really has. Without, all is;
+    * "present": a dict of bool (b,), or (b, *grid) for each token, by name: what an example has. Without, all is;
     * "task" (b,) int32, the place in `tasks`; "t" and "noise", dicts by name of (b,) and of the shape of the tokens,
-      Gaussian for latents and uniform in [0, 1) for ids. They are drawn if they are absent.
+      Gaussian for latents and uniform in [0, 1) for ids. They are drawn if they are absent; with "t" given, every token
+      has that noise level.
 
-    The losses are named as the modalities: the mean of the process's loss over the examples that generate it.
+    The losses are named as the modalities: their `weight` times the mean of the process's loss over the examples that
+    generate it.
 
     Args:
         modalities: list of `Modality`.
         network: a `MultimodalDiT` of them; None is one of the default size.
         tasks: dict of (given, wanted) by name, tuples of names, that are trained and exported; None is `fillings`: all.
-        independent_times: float in [0, 1], the share of examples whose generated modalities have times of their own.
+        independent_times: float in [0, 1], the share of examples whose generated modalities have times of their own;
+            else they share one number u, of which `times` of each process makes its noise level.
+        partly_known: float in [0, 1], the share of examples in which some tokens of what is generated are known, at
+            random places or from the beginning on: what inpainting and continuation ask for.
         ema_decays: see `TrainingModel`.
         seed: int or None.
 
@@ -51,6 +60,7 @@ class MultimodalDiffusionTransformer(TrainingModel):
         network=None,
         tasks=None,
         independent_times=0.25,
+        partly_known=0.1,
         ema_decays=(0.999,),
         seed=None,
         **kwargs,
@@ -61,25 +71,27 @@ class MultimodalDiffusionTransformer(TrainingModel):
         names = [m.name for m in modalities]
         if len(set(names)) < len(names):
             raise ValueError(f"`modalities` need different names. Received: {names}")
-        if not 0 <= independent_times <= 1:
-            raise ValueError(f"`independent_times` is a share in [0, 1]. Received: {independent_times}")
+        for argument, share in (("independent_times", independent_times), ("partly_known", partly_known)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"`{argument}` is a share in [0, 1]. Received: {share}")
         super().__init__([m.name for m in modalities if not m.adaln], ema_decays, **kwargs)
         self.modalities = modalities
         self.network = MultimodalDiT(modalities) if network is None else network
         if self.network.spaces != {m.name: m.space for m in modalities}:
             raise ValueError(f"`network` is of other modalities: build it as MultimodalDiT({names}, ...).")
-        self.tasks = fillings(modalities) if tasks is None else {k: tuple(map(tuple, v)) for k, v in tasks.items()}
-        check_tasks(self.tasks, modalities)
+        self.tasks = checked_tasks(tasks, modalities)
         self.independent_times = independent_times
+        self.partly_known = partly_known
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.tokenizers = [m.tokenizer for m in modalities]  # so that their weights are saved
-        self.times = UniformTimes()
         self.build()
 
     def build(self, input_shape=None):
         if self.built:
             return
+        # which modalities any training example has had: what was never seen can't be asked for
+        self.seen = self.add_weight(shape=(len(self.modalities),), initializer="zeros", name="seen", **STATE)
         self.build_averages()
         self.built = True
 
@@ -91,6 +103,7 @@ class MultimodalDiffusionTransformer(TrainingModel):
         )
 
     def call(self, x, training=False):
+        self._check_keys(x)
         modalities = [m for m in self.modalities if m.name in x]
         generable = [m for m in modalities if not m.adaln]
         if not generable:
@@ -107,37 +120,54 @@ class MultimodalDiffusionTransformer(TrainingModel):
         idle = ops.logical_not(ops.any(ops.stack(list(wanted.values())), axis=0))
         wanted = {name: ops.logical_or(flags, ops.logical_and(idle, here[name])) for name, flags in wanted.items()}
         t = self._draw_times(generable, wanted, x, batch)
-        noisy, targets = {}, {}
+        known = self._draw_known(generable, wanted, x, batch)
+        if training:
+            self._see(here)
+
+        noisy, targets, learned = {}, {}, {}
         for m in generable:
+            space = self.network.spaces[m.name]
+            # what is absent may hold anything, and NaN would reach the gradient even at weight zero
+            content = ops.where(space.spread(present[m.name]), tokens[m.name], ops.zeros_like(tokens[m.name]))
             noise = self._noise(m, x, tokens[m.name])
-            noisy[m.name], targets[m.name] = m.process.corrupt(tokens[m.name], t[m.name], noise)
+            noisy[m.name], targets[m.name] = m.process.corrupt(content, t[m.name], noise)
+            learned[m.name] = ops.logical_and(present[m.name], wanted[m.name][:, None])
+            if m.name in known:
+                stays = space.spread(known[m.name])
+                noisy[m.name] = ops.where(stays, ops.cast(content, noisy[m.name].dtype), noisy[m.name])
+                learned[m.name] = ops.logical_and(learned[m.name], ops.logical_not(known[m.name]))
         noisy.update({m.name: tokens[m.name] for m in modalities if m.adaln})
-        seen = {}
+        shown = {}
         for m in modalities:
             used = roles[m.name] != ABSENT
             if not m.adaln:
                 used = ops.logical_or(used, wanted[m.name])
-            seen[m.name] = ops.logical_and(present[m.name], used[:, None])
-        outputs = self.network(noisy, t, present=seen, training=training)
+            shown[m.name] = ops.logical_and(present[m.name], used[:, None])
+        outputs = self.network(noisy, t, present=shown, known=known, training=training)
         return {
             m.name: {
                 "output": outputs[m.name],
                 "target": targets[m.name],
                 "t": t[m.name],
-                "wanted": ops.logical_and(present[m.name], wanted[m.name][:, None]),
+                "wanted": learned[m.name],
             }
             for m in generable
         }
 
+    def _see(self, here):
+        """Remembers which modalities some training example had."""
+        found = [ops.any(here[m.name]) if m.name in here else False for m in self.modalities]
+        found = ops.stack([ops.cast(flag, "float32") for flag in found])
+        self.seen.assign(ops.maximum(self.seen, sum_across_replicas(found) > 0))
+
     def _present(self, modality, x, batch):
         """Which tokens an example really has: (b, n) bool."""
         flags = x.get("present", {}).get(modality.name)
-        n = self.network.spaces[modality.name].num_tokens
+        space = self.network.spaces[modality.name]
         if flags is None:
-            return ops.ones((batch, n), dtype="bool")
-        flags = ops.cast(flags, "bool")
-        flags = flags[:, None] if len(flags.shape) == 1 else ops.reshape(flags, (-1, n))
-        return ops.broadcast_to(flags, (batch, n))
+            return ops.ones((batch, space.num_tokens), dtype="bool")
+        flags = space.flags(flags, f"'present' of {modality.name!r}")
+        return ops.broadcast_to(flags, (batch, space.num_tokens))
 
     def _draw_roles(self, modalities, x, batch):
         if "task" in x:
@@ -152,12 +182,27 @@ class MultimodalDiffusionTransformer(TrainingModel):
             drawn = {m.name: ops.cast(x["t"][m.name], "float32") for m in generable}
         else:
             uniform = keras.random.uniform((len(generable) + 2, batch), seed=self.seed_generator)
-            shared = self.times(stratified(uniform[0]))
-            independent = uniform[1] < self.independent_times
+            shared, independent = stratified(uniform[0]), uniform[1] < self.independent_times
             drawn = {
-                m.name: ops.where(independent, self.times(uniform[2 + i]), shared) for i, m in enumerate(generable)
+                m.name: m.process.times(ops.where(independent, own, shared))
+                for m, own in zip(generable, ops.unstack(uniform[2:], len(generable)))
             }
         return {m.name: ops.where(wanted[m.name], drawn[m.name], 0.0) for m in generable}
+
+    def _draw_known(self, generable, wanted, x, batch):
+        """The tokens of what is generated that are known all the same: {name: (b, n) bool}."""
+        if "t" in x or not self.partly_known:
+            return {}
+        known = {}
+        for m in generable:
+            n = self.network.spaces[m.name].num_tokens
+            if n == 1:
+                continue
+            uniform = keras.random.uniform((batch, n + 3), seed=self.seed_generator)
+            chosen, share, ordered = uniform[:, :1] < self.partly_known, uniform[:, 1:2], uniform[:, 2:3] < 0.5
+            place = ops.where(ordered, ops.arange(n, dtype="float32") / n, uniform[:, 3:])
+            known[m.name] = ops.logical_and(ops.logical_and(chosen, wanted[m.name][:, None]), place < share)
+        return known
 
     def _noise(self, modality, x, tokens):
         noise = x.get("noise", {}).get(modality.name)
@@ -170,7 +215,8 @@ class MultimodalDiffusionTransformer(TrainingModel):
         losses = {}
         for m in self.modalities:
             if m.name in y_pred:
-                losses[m.name] = m.weight * _mean_loss(m, self.network.spaces[m.name], **y_pred[m.name])
+                loss, generating = _mean_loss(m, self.network.spaces[m.name], **y_pred[m.name])
+                losses[m.name] = m.weight * loss, generating
         return losses
 
     def precompute(self, data, batch_size=100, verbose="auto"):
@@ -182,51 +228,56 @@ class MultimodalDiffusionTransformer(TrainingModel):
             batch_size, verbose: of `predict`; a progress bar for each tokenizer with weights.
 
         Raises:
-            ValueError: on a name that is no modality, signals that their tokenizer does not take, or of another number.
+            ValueError: on a name that is no modality, signals that their tokenizer does not take, rows of different
+                number, or "present" and "task" of another form.
         """
+        self._check_keys(data)
         names = {m.name: m for m in self.modalities}
-        unknown = sorted(set(data) - {*names, "present", "task", "t", "noise"})
-        if unknown:
-            raise ValueError(f"The modalities are {sorted(names)}. Received: {unknown}")
-        sizes = {name: len(data[name]) for name in names if name in data}
-        if len(set(sizes.values())) > 1:
-            raise ValueError(f"Every modality needs a row for each example. Received: {sizes} rows")
-        if not sizes:
+        rows = {name: len(data[name]) for name in names if name in data}
+        if not rows:
             raise ValueError(f"There is none of the modalities {sorted(names)}. Received keys: {sorted(data)}")
-        tokens = {}
-        for name in sizes:
-            show = verbose
-            if verbose == "auto":
-                show = 1
-            tokens[name] = names[name].encode(data[name], batch_size, show)
-        rest = {key: value for key, value in data.items() if key not in names}
-        self._check_present(rest.get("present", {}), next(iter(sizes.values())))
-        return {**tokens, **rest}
+        others = {key: value for key, value in data.items() if key not in names}
+        rows.update({key: len(leaf) for key, value in others.items() for leaf in keras.tree.flatten(value)})
+        if len(set(rows.values())) > 1:
+            raise ValueError(f"Every modality needs a row for each example. Received: {rows} rows")
+        self._check_others(others)
+        tokens = {name: m.encode(data[name], batch_size, verbose) for name, m in names.items() if name in data}
+        return {**tokens, **others}
 
-    def _check_present(self, present, rows):
-        for name, flags in present.items():
-            if name not in self.network.spaces:
-                raise ValueError(f"The modalities are {sorted(self.network.spaces)}. Received: {name!r} in 'present'")
-            flags = np.asarray(flags)
-            n = self.network.spaces[name].num_tokens
-            if flags.shape not in ((rows,), (rows, n)) or flags.dtype.kind != "b":
-                raise ValueError(
-                    f"'present' of {name!r} is bool of shape ({rows},) or ({rows}, {n}). Received: {flags.shape} "
-                    f"{flags.dtype}"
-                )
+    def check_values(self, x):
+        """A batch of tokens, or of signals of tokenizers with weights."""
+        self._check_keys(x)
+        for m in self.modalities:
+            if m.name in x:
+                m.check_tokens(x[m.name]) if m.holds_tokens(x[m.name]) else m.check_signals(x[m.name])
+        self._check_others({key: value for key, value in x.items() if key in BATCH_KEYS})
 
-    def fit(self, x=None, *args, validation_data=None, **kwargs):
+    def _check_keys(self, x):
+        names = [m.name for m in self.modalities]
+        for keys, where in ((set(x) - BATCH_KEYS, ""), *((set(x.get(k, {})), f" in {k!r}") for k in DICTS)):
+            if keys - set(names):
+                raise ValueError(f"The modalities are {sorted(names)}. Received: {sorted(keys - set(names))}{where}")
+
+    def _check_others(self, others):
+        for name, flags in others.get("present", {}).items():
+            self.network.spaces[name].flags(np.asarray(flags), f"'present' of {name!r}")
+        task = np.asarray(others.get("task", 0))
+        if task.dtype.kind not in "iu" or (task.size and not 0 <= task.min() <= task.max() < len(self.tasks)):
+            raise ValueError(f"'task' is of ints in 0..{len(self.tasks) - 1}. Received: {task!r:.100}")
+
+    def fit(self, x=None, *args, validation_data=None, verbose="auto", **kwargs):
         if isinstance(validation_data, dict):
             validation_data = (validation_data,)
         if isinstance(validation_data, tuple):
-            validation_data = (self._tokens_of(validation_data[0]), *validation_data[1:])
-        return super().fit(self._tokens_of(x), *args, validation_data=validation_data, **kwargs)
+            validation_data = (self._tokens_of(validation_data[0], verbose), *validation_data[1:])
+        x = self._tokens_of(x, verbose)
+        return super().fit(x, *args, validation_data=validation_data, verbose=verbose, **kwargs)
 
-    def evaluate(self, x=None, *args, **kwargs):
-        return super().evaluate(self._tokens_of(x), *args, **kwargs)
+    def evaluate(self, x=None, *args, verbose="auto", **kwargs):
+        return super().evaluate(self._tokens_of(x, verbose), *args, verbose=verbose, **kwargs)
 
-    def _tokens_of(self, x):
-        return self.precompute(x) if isinstance(x, dict) else x
+    def _tokens_of(self, x, verbose):
+        return self.precompute(x, verbose=verbose) if isinstance(x, dict) else x
 
     def generator(self, samplers=None, num_steps=24, guidance=None, average=0):
         """The `MultimodalGenerator` of this model, with a copy of the network by moving average number `average`.
@@ -236,7 +287,11 @@ class MultimodalDiffusionTransformer(TrainingModel):
             average: int, index into `ema_decays`.
         """
         network = averaged_copy(self, self.network, average)
-        generator = MultimodalGenerator(network, self.modalities, self.tasks, samplers, num_steps, guidance)
+        seen = ops.convert_to_numpy(self.seen) > 0
+        unseen = [m.name for m, flag in zip(self.modalities, seen) if seen.any() and not flag]
+        generator = MultimodalGenerator(
+            network, self.modalities, self.tasks, samplers, num_steps, guidance, unseen=unseen
+        )
         if self.compiled:
             generator.jit_compile = self.jit_compile
         return generator
@@ -244,15 +299,13 @@ class MultimodalDiffusionTransformer(TrainingModel):
 
 def _mean_loss(modality, space, output, target, t, wanted):
     """The process's loss over the tokens `wanted` (b, n), for each example times what makes the batch's mean that over
-    the examples that generate the modality: (b,)."""
+    the examples that generate the modality, (b,); and how many do, ()."""
     count = ops.sum(ops.cast(wanted, "float32"), axis=1)
-    by_token = ops.reshape(wanted, (-1, *space.grid, *[1] * (len(space.shape) - len(space.grid))))
-    for axis, size in enumerate(space.patch_size, 1):
-        by_token = ops.repeat(by_token, size, axis=axis)
+    wanted = space.spread(wanted)
     if space.vocabulary is None:
-        output, target = ops.where(by_token, output, 0.0), ops.where(by_token, target, 0.0)
+        output, target = ops.where(wanted, output, 0.0), ops.where(wanted, target, 0.0)
     else:
-        target = ops.where(by_token, target, -1)
+        target = ops.where(wanted, target, -1)
     loss = modality.process.loss(output, target, t) * space.num_tokens / ops.maximum(count, 1.0)
-    generating = ops.cast(count > 0, "float32")
-    return loss * ops.cast(ops.shape(loss)[0], "float32") / ops.maximum(ops.sum(generating), 1.0)
+    generating = ops.sum(ops.cast(count > 0, "float32"))
+    return loss * ops.cast(ops.shape(loss)[0], "float32") / ops.maximum(generating, 1.0), generating

@@ -1,4 +1,4 @@
-"""Any modalities from any others, as a model: its calls hold the sampler, the guidance and the tokenizers."""
+"""Any modalities from any others: sampler, guidance and tokenizers in one compiled call for each question."""
 
 import functools
 
@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_mmai.diffusion import Euler, MaskedAncestral, MaskedSampler, Sampler
 from keras_mmai.models.programs import Classify, Decode, Embed, Fill, Score
-from keras_mmai.models.tasks import check_tasks, fillings
+from keras_mmai.models.tasks import checked_tasks
 from keras_mmai.noise import row_seeds
 from keras_mmai.serialization import register
 from keras_mmai.serving import Servable
@@ -28,23 +28,26 @@ class MultimodalGenerator(Servable, keras.Model):
             `Euler`; what is left out has `MaskedAncestral()` or `Euler()`.
         num_steps: int, steps of the samplers.
         guidance: dict of float by modality, the scale of classifier-free guidance by it where it is given; 1 is none.
+        unseen: names of modalities that no training example had: they can't be asked for, nor given.
 
     Raises:
         ValueError: on tasks, samplers or guidance of unknown modalities, or a sampler of the other kind.
     """
 
-    def __init__(self, network, modalities, tasks=None, samplers=None, num_steps=24, guidance=None, **kwargs):
+    def __init__(
+        self, network, modalities, tasks=None, samplers=None, num_steps=24, guidance=None, unseen=(), **kwargs
+    ):
         super().__init__(**kwargs)
         self.autocast = False
         if num_steps < 1:
             raise ValueError(f"`num_steps` must be at least 1. Received: {num_steps}")
         self.network = network
         self.modalities = list(modalities)
-        self.tasks = fillings(self.modalities) if tasks is None else {k: tuple(map(tuple, v)) for k, v in tasks.items()}
-        check_tasks(self.tasks, self.modalities)
+        self.tasks = checked_tasks(tasks, self.modalities)
         self.samplers = dict(samplers or {})
         self.num_steps = num_steps
         self.guidance = dict(guidance or {})
+        self.unseen = tuple(unseen)
         self._by_name = {m.name: m for m in self.modalities}
         self._program = functools.cache(self._make_program)
         self.tokenizers = [m.tokenizer for m in self.modalities]  # so that their weights are saved
@@ -63,9 +66,20 @@ class MultimodalGenerator(Servable, keras.Model):
         return None
 
     def _check_names(self, names, argument):
+        if isinstance(names, str):
+            raise ValueError(f"`{argument}` is a list or dict of names. Received: {names!r}")
         unknown = sorted(set(names) - set(self._by_name))
         if unknown:
             raise ValueError(f"`{argument}`: the modalities are {sorted(self._by_name)}. Received: {unknown}")
+
+    def _check_learned(self, names, place, role):
+        """Of modalities that some task of the training has in a role: given or wanted."""
+        learned = {name for task in self.tasks.values() for name in task[place]}
+        for name in names:
+            if name in self.unseen:
+                raise ValueError(f"No training example had {name!r}: it can't be {role}.")
+            if name not in learned:
+                raise ValueError(f"No task has {name!r} {role}: it was not learned. The tasks: {self.tasks}")
 
     def sampler_of(self, name):
         default = MaskedAncestral() if self._by_name[name].tokens == "codes" else Euler()
@@ -93,11 +107,12 @@ class MultimodalGenerator(Servable, keras.Model):
             want: names of modalities; None: all that are not given.
             known: dict by modality of bool (n, *grid) or (*grid,) over its tokens: those of a modality that is given
                 and wanted which stay as they are; the others are generated. For inpainting and continuation.
-            present: dict by modality of bool as `known`, or (n,): which tokens of what is given are there; the others
+            present: dict by modality of bool (n,) or (n, *grid): which tokens of what is given are there; the others
                 are absent, whatever they hold. None: all.
             num_samples: int, where nothing is given; else there is one for each row given.
             steps: int; None is `num_steps`.
-            guidance: float for all that is given, or a dict by modality; None is that of the constructor.
+            guidance: float for all that is given and not wanted, or a dict by modality; None is that of the
+                constructor.
             seed: int, or int32 (n, 2). Row i depends on (seed, i) and what it is given alone.
             batch_size, verbose: of `predict`.
 
@@ -124,10 +139,12 @@ class MultimodalGenerator(Servable, keras.Model):
             )
         if steps is not None and steps < 1:
             raise ValueError(f"`steps` must be at least 1. Received: {steps}")
-        scales = self._scales(guidance, given)
+        self._check_learned(want, 1, "wanted")
+        self._check_learned(set(given) - set(want), 0, "given")
+        scales = self._scales(guidance, [name for name in given if name not in want])
         inputs, rows = self._inputs(given, present, num_samples, seed)
         if known:
-            inputs["known"] = {name: self._flags(name, flags, rows, "known") for name, flags in known.items()}
+            inputs["known"] = {name: self._known(name, flags, rows) for name, flags in known.items()}
         if scales:
             inputs["guidance"] = {name: np.full(rows, scale, "float32") for name, scale in scales.items()}
         fill = self._program(Fill, want, self.num_steps if steps is None else steps)
@@ -161,6 +178,8 @@ class MultimodalGenerator(Servable, keras.Model):
             raise ValueError(f"`target` must be a modality of one id, such as a label. Received: {target!r}")
         if target in given:
             raise ValueError(f"`target` is not given. Received: {target!r} in `given`")
+        self._check_learned([target], 1, "wanted")
+        self._check_learned(given, 0, "given")
         inputs, _ = self._inputs(self._not_empty(given), present)
         return self._program(Classify, target).predict(inputs, batch_size=batch_size, verbose=verbose)
 
@@ -178,7 +197,7 @@ class MultimodalGenerator(Servable, keras.Model):
 
         Args:
             signals: dict of one modality of ids, (n, ...).
-            given, present: as those of `generate`.
+            given, present: as those of `generate`; of the signals, too: tokens that are not present have no likelihood.
             num_draws: int, noise levels for each example, one in each of as many strata.
 
         Returns:
@@ -197,6 +216,8 @@ class MultimodalGenerator(Servable, keras.Model):
             raise ValueError(f"{name!r} is not generated as ids: its likelihood has no such bound.")
         if num_draws < 2:
             raise ValueError(f"`num_draws` must be at least 2. Received: {num_draws}")
+        self._check_learned(signals, 1, "wanted")
+        self._check_learned(given, 0, "given")
         inputs, _ = self._inputs({**given, **signals}, present, seed=seed)
         return self._program(Score, name, num_draws).predict(inputs, batch_size=batch_size, verbose=verbose)
 
@@ -227,7 +248,7 @@ class MultimodalGenerator(Servable, keras.Model):
         if absent:
             raise ValueError(f"`present` is of what is given, {sorted(given)}. Received: {absent}")
         if present:
-            inputs["present"] = {name: self._flags(name, flags, rows, "present") for name, flags in present.items()}
+            inputs["present"] = {name: self._present(name, flags, rows) for name, flags in present.items()}
         if seed is not None:
             inputs["seed"] = ops.convert_to_numpy(row_seeds(seed, rows))
         return inputs, rows
@@ -237,25 +258,31 @@ class MultimodalGenerator(Servable, keras.Model):
         if guidance is None:
             return {name: scale for name, scale in self.guidance.items() if name in given and scale != 1}
         if not isinstance(guidance, dict):
-            guidance = dict.fromkeys(given, guidance)
+            guidance = dict.fromkeys(given, float(guidance))
         self._check_names(guidance, "guidance")
         absent = sorted(set(guidance) - set(given))
         if absent:
-            raise ValueError(f"`guidance` is by what is given, {sorted(given)}. Received: {absent}, which are absent")
+            raise ValueError(
+                f"`guidance` is by what is given and not wanted, {sorted(given)}. Received: {absent}, which are absent"
+            )
         return {name: scale for name, scale in guidance.items() if scale != 1}
 
-    def _flags(self, name, flags, rows, argument):
+    def _known(self, name, flags, rows):
         """Bool flags of tokens, (n, tokens)."""
-        grid = self.network.spaces[name].grid
-        flags = np.asarray(flags)
-        if argument == "present" and flags.shape == (rows,):
-            flags = flags.reshape(rows, *[1] * len(grid))
-        if flags.dtype.kind != "b" or flags.shape not in (grid, (rows, *grid), (rows, *[1] * len(grid))):
+        grid, flags = self.network.spaces[name].grid, np.asarray(flags)
+        if flags.shape not in (grid, (rows, *grid)) or flags.dtype.kind != "b":
             raise ValueError(
-                f"`{argument}` of {name!r} is bool of shape {grid} or {(rows, *grid)}. Received: {flags.shape} "
-                f"{flags.dtype}"
+                f"`known` of {name!r} is bool of shape {grid} or {(rows, *grid)}. Received: {flags.shape} {flags.dtype}"
             )
         return np.broadcast_to(flags, (rows, *grid)).reshape(rows, -1)
+
+    def _present(self, name, flags, rows):
+        """Bool flags of tokens, (n, tokens)."""
+        flags, space = np.asarray(flags), self.network.spaces[name]
+        if len(flags) != rows:
+            raise ValueError(f"`present` of {name!r} needs a row for each of {rows}. Received: shape {flags.shape}")
+        flags = ops.convert_to_numpy(space.flags(flags, f"`present` of {name!r}"))
+        return np.broadcast_to(flags, (rows, space.num_tokens))
 
     def serving_signatures(self):
         """{name: (function, {argument: (shape, dtype)})}: one for each task, of "seed" and what is given."""

@@ -8,8 +8,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mmai.diffusion import Denoiser, normal, uniform, uniform_times
+from keras_mmai.diffusion import Denoiser, UniformTimes, normal, uniform, uniform_times
 from keras_mmai.noise import split
+
+UNIFORM = UniformTimes()  # by which equation (6) is a bound, whatever the training drew
 
 
 class Program(keras.Model):
@@ -65,13 +67,16 @@ class Score(Program):
     def call(self, inputs):
         modality = self.modalities[self.target]
         x, seed, n = inputs["given"][self.target], inputs["seed"], self.num_draws
-        numbers = uniform(seed, (n,))
+        numbers, space = uniform(seed, (n,)), self.network.spaces[self.target]
+        here = inputs.get("present", {}).get(self.target)
         count = int(np.prod(modality.token_shape))
 
         def one(total, i):
-            t = modality.process.times((ops.cast(i, "float32") + ops.take(numbers, i, axis=1)) / n)
+            t = UNIFORM((ops.cast(i, "float32") + ops.take(numbers, i, axis=1)) / n)
             x_t, target = modality.process.corrupt(x, t, uniform(seed, modality.token_shape, stream=i + 1))
             times = {**self.at_rest(inputs["given"]), self.target: t}
+            if here is not None:
+                target = ops.where(space.spread(here), target, -1)
             tokens = {**inputs["given"], self.target: x_t}
             output = self.network(tokens, times, inputs.get("present"))[self.target]
             loss = count * modality.process.loss(output, target, t)
@@ -99,7 +104,7 @@ class Fill(Program):
         rows = ops.shape(seed)[0]
         seeds = split(seed, len(self.modalities))
         own = {name: seeds[:, list(self.modalities).index(name)] for name in self.want}
-        stay = {name: self._by_position(name, flags) for name, flags in known.items()}
+        stay = {name: self.network.spaces[name].spread(flags) for name, flags in known.items()}
         context = {name: tokens for name, tokens in given.items() if name not in self.want}
 
         def keep(name, x):
@@ -141,14 +146,6 @@ class Fill(Program):
         if self.modalities[name].tokens == "latents":
             return normal(seed, shape, stream=i + 1)
         return uniform(seed, (*shape, 2), stream=i + 1)
-
-    def _by_position(self, name, flags):
-        """Flags of tokens (b, n) as flags of what they hold, which broadcast over (b, *shape)."""
-        space = self.network.spaces[name]
-        flags = ops.reshape(flags, (-1, *space.grid, *[1] * (len(space.shape) - len(space.grid))))
-        for axis, size in enumerate(space.patch_size, 1):
-            flags = ops.repeat(flags, size, axis=axis)
-        return flags
 
     def _guided(self, tokens, levels, present, known, scales):
         """output + sum of (scale - 1) (output - output without what guides), in one pass of the network."""

@@ -22,10 +22,21 @@ def fillings(modalities):
     return tasks
 
 
-def check_tasks(tasks, modalities):
-    """Raises ValueError unless `tasks` is {name: (given, want)} of the modalities."""
+def checked_tasks(tasks, modalities):
+    """`tasks` as {name: (given, want)}, tuples; of None all of them.
+
+    Raises:
+        ValueError: on a task of unknown modalities, without a wanted one, or that wants what is given or a condition.
+    """
+    if tasks is None:
+        return fillings(modalities)
     names = {m.name: m for m in modalities}
+    checked = {}
     for task, (given, want) in tasks.items():
+        if isinstance(given, str) or isinstance(want, str):
+            raise ValueError(
+                f"A task is two tuples of names, as ((), ('image',)). Received: {(given, want)} in {task!r}"
+            )
         unknown = sorted({*given, *want} - set(names))
         if unknown:
             raise ValueError(f"The modalities are {sorted(names)}. Received: {unknown} in the task {task!r}")
@@ -35,3 +46,5 @@ def check_tasks(tasks, modalities):
             raise ValueError(f"What is given is not wanted too. Received: {given} and {want} in the task {task!r}")
         if any(names[name].adaln for name in want):
             raise ValueError(f"A condition (`adaln`) is only given. Received: {want} wanted in the task {task!r}")
+        checked[task] = tuple(given), tuple(want)
+    return checked

@@ -2,7 +2,9 @@
 
 import math
 
+import keras
 import numpy as np
+from keras import ops
 
 from keras_mmai.layers.patches import patch_grid, standard_tuple
 from keras_mmai.layers.positions import grid_coordinates
@@ -66,6 +68,27 @@ class TokenSpace(Configurable):
         if self.vocabulary is None:
             return math.prod(self.patch_size) * self.shape[-1]
         return self.num_codes * self.vocabulary
+
+    def spread(self, flags):
+        """Flags of tokens (b, n), as flags that broadcast over what they hold, (b, *shape)."""
+        flags = ops.reshape(flags, (-1, *self.grid, *[1] * (len(self.shape) - len(self.grid))))
+        for axis, size in enumerate(self.patch_size, 1):
+            flags = ops.repeat(flags, size, axis=axis) if size > 1 else flags
+        return flags
+
+    def flags(self, flags, name):
+        """Flags of rows or tokens, bool (b,), (b, 1) or (b, *grid), a tensor or numpy, as (b, 1) or (b, n).
+
+        Raises:
+            ValueError: on another shape, or what is not bool.
+        """
+        shape, dtype = tuple(flags.shape[1:]), keras.backend.standardize_dtype(flags.dtype)
+        if dtype != "bool" or shape not in ((), (1,), self.grid):
+            raise ValueError(
+                f"{name} is bool of shape (b,), or (b, {', '.join(map(str, self.grid))}) for each token. "
+                f"Received: {tuple(flags.shape)} {dtype}"
+            )
+        return ops.reshape(flags, (-1, self.num_tokens if shape == self.grid else 1))
 
     def coordinates(self, unit_rate):
         """Where the tokens lie, (n, 3) float64: time in steps of 1 / unit_rate seconds, y and x in tokens."""

@@ -40,6 +40,9 @@ class LosslessTokenizer(Servable, keras.Model):
         """decode(encode(x)), which is x, in the form that `decode` gives."""
         return self.decode(self.encode(x))
 
+    def serving_signatures(self):
+        raise ValueError(f"{type(self).__name__} can't be served: it has no `serving_signatures`.")
+
     def fit(self, *args, **kwargs):
         raise ValueError(f"{type(self).__name__} has nothing to learn: use it as it is.")
 

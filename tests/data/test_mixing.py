@@ -13,7 +13,7 @@ def test_every_row_is_there_in_its_share():
     assert len(data["x"]) == 12 and sorted(data) == ["present", "text", "x", "y"]
     here = data["present"]
     assert {name: int(flags.sum()) for name, flags in here.items()} == {"x": 9, "text": 9, "y": 3}
-    assert (data["x"][~here["x"]] == 0).all() and (data["text"][~here["text"]] == "").all()
+    assert (data["x"][~here["x"]] == PAIRS["x"][0]).all() and (data["text"][~here["text"]] == "a").all()
     assert data["y"].dtype == np.int32 and data["x"].dtype == np.float32
     rows = {(text, *x) for text, x in zip(data["text"], data["x"])}
     assert rows >= {(text, *x) for text, x in zip(PAIRS["text"], PAIRS["x"])}
@@ -42,6 +42,9 @@ def test_presence_of_a_part_is_kept():
     "parts, words",
     [
         ([], "parts"),
+        ([({**TEXTS, "present": {"text": np.ones(3, bool)}}, 1)], "present"),
+        ([({**TEXTS, "present": {"text": np.ones(2)}}, 1)], "present"),
+        ([({**TEXTS, "present": {"x": np.ones(2, bool)}}, 1)], "present"),
         ([(PAIRS, 0)], "positive"),
         ([({"x": np.ones((0, 2))}, 1)], "at least one"),
         ([({"x": np.ones((3, 2)), "y": np.ones(2)}, 1)], "as many rows"),

@@ -18,7 +18,7 @@ class Guesser:
         return tokens
 
     def generate(self, given, want, num_samples=None, seed=0, guidance=None):
-        assert guidance is None or set(guidance) <= set(given)
+        assert set(guidance) <= set(given)
         n = num_samples or len(next(iter(given.values())))
         found = given["a"].argmax(1) if given.get("a") is not None else LABELS[np.arange(n) % 12]
         out = {"a": np.eye(3, dtype="int32")[np.full(n, 1)], "b": found[:, None]}

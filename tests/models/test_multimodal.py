@@ -6,11 +6,30 @@ from multimodal_models import SMALL, TASKS, awake, batch_of, make, modalities
 from small_models import heavy
 
 from keras_mmai import DiT, Modality, MultimodalDiffusionTransformer, MultimodalDiT
-from keras_mmai.diffusion import GaussianDiffusion, MaskedAncestral, MaskedDiffusion, UniformTimes, VPCosine
+from keras_mmai.diffusion import (
+    GaussianDiffusion,
+    LogitNormalTimes,
+    MaskedAncestral,
+    MaskedDiffusion,
+    UniformTimes,
+    VPCosine,
+)
 from keras_mmai.models import TokenSpace
-from keras_mmai.tokenizers import LabelTokenizer, PassThrough
+from keras_mmai.tokenizers import LabelTokenizer, LosslessTokenizer, PassThrough
 
 numpy = ops.convert_to_numpy
+
+
+class Shifted(LosslessTokenizer):
+    def __init__(self, token_shape):
+        super().__init__(token_shape)
+        self.latent_shape = self.token_shape
+
+    def encode(self, x):
+        return np.asarray(x, "float32") - 100.0
+
+    def decode(self, tokens):
+        return np.asarray(tokens) + 100.0
 
 
 def tensors(x):
@@ -21,6 +40,10 @@ def assert_close(one, other, atol=1e-5):
     assert one.keys() == other.keys()
     for name in one:
         np.testing.assert_allclose(numpy(one[name]), numpy(other[name]), rtol=1e-5, atol=atol, err_msg=name)
+
+
+def losses_of(model, out):
+    return {name: loss for name, (loss, _) in model.named_losses(None, out).items()}
 
 
 @pytest.fixture(params=["shared", "separate"])
@@ -155,7 +178,7 @@ def test_each_task_gives_its_losses_and_no_others():
             assert numpy(out[name]["wanted"]).all() == (name in want)
             t = numpy(out[name]["t"])
             assert (t > 0).all() if name in want else (t == 0).all()
-        losses = {name: numpy(loss) for name, loss in model.named_losses(None, out).items()}
+        losses = {name: numpy(loss) for name, loss in losses_of(model, out).items()}
         assert {name for name, loss in losses.items() if (loss > 0).any()} == set(want)
 
 
@@ -164,7 +187,7 @@ def test_losses_are_those_of_the_processes():
     batch = batch_of(6, given=True)
     batch["task"] = np.full(6, list(TASKS).index("all"), "int32")
     out = model(tensors(batch))
-    losses = model.named_losses(None, out)
+    losses = losses_of(model, out)
     for name, process in (
         ("picture", GaussianDiffusion()),
         ("word", MaskedDiffusion(6)),
@@ -191,6 +214,67 @@ def test_tasks_are_drawn():
     assert len(np.unique(roles, axis=0)) == len({want for _, want in TASKS.values()})
 
 
+def test_some_tokens_are_known():
+    """They are clean, at noise level 0, without a loss; at random places or from the beginning on."""
+    model = make(partly_known=1.0)
+    batch = {**batch_of(200), "task": np.zeros(200, "int32")}
+    out = model(tensors(batch))
+    learned = numpy(out["sound"]["wanted"])
+    known = ~learned
+    assert 0.3 < known.mean() < 0.7
+    from_start = (np.diff(known.astype(int), axis=1) <= 0).all(1)
+    assert 0.5 < from_start.mean() < 0.95  # some rows at random are so, too
+    losses = numpy(losses_of(model, out)["sound"])
+    assert (losses[known.all(1)] == 0).all()
+    none = make(partly_known=0.0)(tensors(batch))
+    assert numpy(none["sound"]["wanted"]).all()
+
+
+def test_times_are_those_of_the_process():
+    late = GaussianDiffusion(times=LogitNormalTimes(3.0, 0.1))
+    mods = [Modality("x", PassThrough((4, 2)), process=late), Modality("y", PassThrough((3,), 5))]
+    network = awake(MultimodalDiT(mods, **SMALL))
+    model = MultimodalDiffusionTransformer(mods, network, {"all": ((), ("x", "y"))}, independent_times=0.0, seed=0)
+    batch = {"x": np.ones((32, 4, 2), "float32"), "y": np.ones((32, 3), "int32")}
+    out = model(tensors(batch))
+    t, u = numpy(out["x"]["t"]), numpy(out["y"]["t"])
+    np.testing.assert_allclose(t, numpy(late.times(u)), atol=1e-5)
+    assert t.min() > 0.9 and u.min() < 0.1
+
+
+def test_the_loss_shown_is_the_mean_over_examples_that_generate():
+    model = make(tasks={"word": ((), ("word",)), "picture": (("word",), ("picture",))})
+    model.compile("sgd", run_eagerly=True)
+    batch = batch_of(8, given=True)
+    batch["task"] = np.array([0, 0, 0, 0, 0, 0, 0, 1], "int32")
+    shown = [model.evaluate(batch, batch_size=n, verbose=0, return_dict=True)["picture"] for n in (1, 2, 8)]
+    np.testing.assert_allclose(shown, shown[-1], rtol=1e-5)
+    assert shown[0] > 0.1
+
+
+def test_absent_nan_reaches_no_gradient(gradients):
+    model = make()
+    batch = {**batch_of(4, given=True), "task": np.zeros(4, "int32")}
+    batch["present"] = {"picture": np.array([True, False, True, True])}
+    batch["picture"][1] = np.nan
+
+    def loss():
+        return sum(ops.mean(x) for x in losses_of(model, model(tensors(batch), training=True)).values())
+
+    value, found = gradients(loss, (), model.trainable_variables)
+    assert np.isfinite(value) and all(np.isfinite(gradient).all() for gradient in found)
+
+
+def test_a_signal_of_ones_own_may_look_like_tokens():
+    """Readings are encoded once: not left as they are, and not twice."""
+    mods = [Modality("readings", Shifted((4, 2)))]
+    model = MultimodalDiffusionTransformer(mods, MultimodalDiT(mods, **SMALL), seed=0)
+    x = np.full((3, 4, 2), 100.0, "float32")
+    tokens = model.precompute({"readings": x})
+    assert (tokens["readings"] == 0).all() and (model.precompute(tokens)["readings"] == 0).all()
+    np.testing.assert_allclose(model.generator().decode(tokens)["readings"], x)
+
+
 def test_missing_modalities():
     """A modality that a row lacks has no loss, and what it holds changes nothing; where nothing wanted is left, the
     row learns what it has."""
@@ -205,12 +289,12 @@ def test_missing_modalities():
     other["word"][3:] = 0
     changed = model(tensors(other))
     for name in ("word", "picture"):
-        losses = [numpy(model.named_losses(None, x)[name]) for x in (out, changed)]
+        losses = [numpy(losses_of(model, x)[name]) for x in (out, changed)]
         np.testing.assert_array_equal(*losses)
         # the mean over the batch is that over the rows that generate it
         rows = [0, 1, 2] if name == "word" else [3, 4, 5]
         subset = keras.tree.map_structure(lambda x, rows=rows: x[rows], batch)
-        alone = numpy(model.named_losses(None, model(tensors(subset)))[name])
+        alone = numpy(losses_of(model, model(tensors(subset)))[name])
         np.testing.assert_allclose(losses[0].mean(), alone.mean(), rtol=1e-5)
 
 
@@ -233,7 +317,7 @@ def test_an_example_without_anything_changes_nothing(gradients):
     full = keras.tree.map_structure(lambda x: x[[0, 2]], batch)
 
     def loss(batch):
-        return lambda: sum(ops.mean(x) for x in model.named_losses(None, model(tensors(batch), training=True)).values())
+        return lambda: sum(ops.mean(x) for x in losses_of(model, model(tensors(batch), training=True)).values())
 
     (one, by_all), (other, by_two) = (gradients(loss(b), (), model.trainable_variables) for b in (batch, full))
     assert one == pytest.approx(other, rel=1e-5)
@@ -249,7 +333,7 @@ def test_padding_of_a_text_has_no_loss():
     out = model(tensors(batch))["word"]
     losses = numpy(MaskedDiffusion(6).token_losses(out["output"], out["target"], out["t"])) * here
     expected = losses.sum(1) / here.sum(1)
-    np.testing.assert_allclose(numpy(model.named_losses(None, {"word": out})["word"]), expected, rtol=1e-5)
+    np.testing.assert_allclose(numpy(losses_of(model, {"word": out})["word"]), expected, rtol=1e-5)
 
 
 def test_gradients_reach_every_weight(gradients):
@@ -257,7 +341,7 @@ def test_gradients_reach_every_weight(gradients):
     batch = tensors({**batch_of(6, given=True), "task": np.full(6, list(TASKS).index("all"), "int32")})
 
     def loss():
-        return sum(ops.mean(x) for x in model.named_losses(None, model(batch, training=True)).values())
+        return sum(ops.mean(x) for x in losses_of(model, model(batch, training=True)).values())
 
     _, found = gradients(loss, (), model.trainable_variables)
     for variable, gradient in zip(model.trainable_variables, found):
@@ -281,7 +365,7 @@ def test_weights_scale_losses():
     plain, weighted = make(), make(weights={"word": 3.0})
     for to, by in zip(weighted.network.weights, plain.network.weights):
         to.assign(by)
-    losses = [m.named_losses(None, m(tensors(batch))) for m in (plain, weighted)]
+    losses = [losses_of(m, m(tensors(batch))) for m in (plain, weighted)]
     np.testing.assert_allclose(3 * numpy(losses[0]["word"]), numpy(losses[1]["word"]), rtol=1e-5)
     np.testing.assert_allclose(numpy(losses[0]["sound"]), numpy(losses[1]["sound"]), rtol=1e-5)
 
@@ -301,7 +385,7 @@ def test_text_alone_is_mdlm(eps):
     masked = (1 - np.exp(-sigma))[:, None] > noise
     expected = np.mean(-(d_sigma / np.expm1(sigma))[:, None] * log_p[..., 0] * masked, axis=1) / (1 - eps)
     out = {"text": {**out, "t": ((1 - eps) * t).astype("float32")}}
-    np.testing.assert_allclose(numpy(model.named_losses(None, out)["text"]), expected, rtol=1e-5)
+    np.testing.assert_allclose(numpy(losses_of(model, out)["text"]), expected, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -330,7 +414,11 @@ def test_eight_examples_are_learned_by_heart():
 @pytest.mark.parametrize(
     "call, words",
     [
-        (lambda: Modality("two words", PassThrough((4, 2))), "identifier"),
+        (lambda: Modality("two words", PassThrough((4, 2))), "letters"),
+        (lambda: Modality("a_to_b", PassThrough((4, 2))), "_to_"),
+        (lambda: Modality("noise", PassThrough((4, 2))), "another than"),
+        (lambda: Modality("x", PassThrough((4, 2)), weight=0.0), "weight"),
+        (lambda: Modality("x", PassThrough((4, 2)), rate=-1.0), "rate"),
         (lambda: Modality("x", PassThrough((4, 2)), tokens="codes"), "latents"),
         (lambda: Modality("x", PassThrough((4, 2)), process=MaskedDiffusion(4)), "GaussianDiffusion"),
         (lambda: Modality("x", PassThrough((4,), 5), process=MaskedDiffusion(4)), "vocabulary 5"),
@@ -346,7 +434,9 @@ def test_eight_examples_are_learned_by_heart():
         (lambda: make(tasks={"a": (("smell",), ("word",))}), "smell"),
         (lambda: make(tasks={"a": (("word",), ())}), "wanted"),
         (lambda: make(tasks={"a": (("word",), ("word",))}), "given is not wanted"),
+        (lambda: make(tasks={"a": ("word", "picture")}), "two tuples"),
         (lambda: make(independent_times=2.0), "independent_times"),
+        (lambda: make(partly_known=-1.0), "partly_known"),
         (
             lambda: MultimodalDiffusionTransformer(modalities(), MultimodalDiT(modalities()[:2], **SMALL)),
             "other modalities",
@@ -367,7 +457,11 @@ def test_what_can_not_be_built(call, words):
         (lambda d: d.update(picture=d["picture"][:, :2]), r"\('b', 4, 4, 2\)"),
         (lambda d: d.update(picture=d["picture"] * np.nan), "finite"),
         (lambda d: d.update(present={"smell": np.ones(4, bool)}), "smell"),
-        (lambda d: d.update(present={"word": np.ones((4, 2), bool)}), r"\(4, 3\)"),
+        (lambda d: d.update(present={"word": np.ones((4, 2), bool)}), r"\(b, 3\)"),
+        (lambda d: d.update(present={"word": np.ones(3, bool)}), "rows"),
+        (lambda d: d.update(task=np.full(4, 4)), "task"),
+        (lambda d: d.update(task=np.zeros(3, int)), "rows"),
+        (lambda d: d.update(t={"smell": np.zeros(4)}), "smell"),
         (lambda d: d.update(present={"word": np.ones(4)}), "bool"),
         (lambda d: [d.pop(name) for name in ("picture", "word", "sound")], "none of the modalities"),
     ],

@@ -6,7 +6,17 @@ from multimodal_models import SMALL, TASKS, awake, batch_of, make, modalities
 from small_models import heavy
 
 from keras_mmai import VAE, VQVAE, Modality, MultimodalDiT, MultimodalGenerator
-from keras_mmai.diffusion import Ancestral, Euler, Heun, MaskedAncestral, MaskGIT, normal, uniform_times
+from keras_mmai.diffusion import (
+    Ancestral,
+    Euler,
+    Heun,
+    LogitNormalTimes,
+    MaskedAncestral,
+    MaskedDiffusion,
+    MaskGIT,
+    normal,
+    uniform_times,
+)
 from keras_mmai.layers import VectorQuantizer
 from keras_mmai.noise import row_seeds, split
 from keras_mmai.tokenizers import ByteTokenizer, CharacterTokenizer, LabelTokenizer, PassThrough
@@ -116,12 +126,61 @@ def test_what_is_not_present_changes_nothing(generator):
     ):
         np.testing.assert_array_equal(call({"word": data["word"]}), call(other))
     alone = generator.generate(want=["picture"], num_samples=4)["picture"]
-    nothing = generator.generate({"word": data["word"]}, ["picture"], present={"word": np.zeros(4, bool)})["picture"]
-    np.testing.assert_allclose(nothing, alone, atol=1e-5)
-    everything = generator.generate({"word": data["word"]}, ["picture"], present={"word": np.ones(3, bool)})["picture"]
-    np.testing.assert_allclose(
-        everything, generator.generate({"word": data["word"]}, ["picture"])["picture"], atol=1e-5
+    whole = generator.generate({"word": data["word"]}, ["picture"])["picture"]
+    for here, expected in ((np.zeros(4, bool), alone), (np.ones((4, 3), bool), whole)):
+        found = generator.generate({"word": data["word"]}, ["picture"], present={"word": here})["picture"]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_guidance_is_by_what_is_not_generated(generator):
+    """What is inpainted does not guide itself."""
+    data, known = batch_of(4), {"picture": np.array([[True, False], [False, True]])}
+    given = {"word": data["word"], "picture": data["picture"]}
+    one, other = (generator.generate(given, ["picture"], known, guidance=g) for g in (2.0, {"word": 2.0}))
+    np.testing.assert_array_equal(one["picture"], other["picture"])
+
+
+def test_score_leaves_out_what_is_not_present(generator):
+    data, here = batch_of(4), np.arange(3) < 2
+    here = np.broadcast_to(here, (4, 3))
+    other = np.where(here, data["word"], (data["word"] + 1) % 6)
+    one, same = (
+        generator.score({"word": x}, present={"word": here}, num_draws=8)["bound"] for x in (data["word"], other)
     )
+    np.testing.assert_array_equal(one, same)
+    assert (one < generator.score({"word": data["word"]}, num_draws=8)["bound"] + 50).all() and (one > 0).any()
+
+
+def test_score_does_not_depend_on_the_times_of_training():
+    mods = [
+        Modality("x", PassThrough((3,), 5)),
+        Modality("x", PassThrough((3,), 5), process=MaskedDiffusion(5, times=LogitNormalTimes())),
+    ]
+    network = awake(MultimodalDiT(mods[:1], **SMALL))
+    x = np.array([[0, 1, 2], [3, 4, 0]], "int32")
+    bounds = [MultimodalGenerator(network, [m]).score({"x": x}, num_draws=4)["bound"] for m in mods]
+    np.testing.assert_array_equal(*bounds)
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+def test_what_was_not_learned_can_not_be_asked_for():
+    model = make(tasks={"a": (("word",), ("picture",))})
+    generator, data = model.generator(num_steps=2), batch_of(2)
+    for ask in (
+        lambda: generator.generate({"picture": data["picture"]}, ["word"]),
+        lambda: generator.generate({"word": data["word"], "sound": data["sound"]}, ["picture"]),
+        lambda: generator.score({"word": data["word"]}),
+    ):
+        with pytest.raises(ValueError, match="No task has"):
+            ask()
+    model = make()
+    model.compile("sgd", run_eagerly=True)
+    del data["sound"]
+    model.fit(data, verbose=0)
+    generator = model.generator(num_steps=2)
+    generator.generate({"word": data["word"]}, ["picture"])
+    with pytest.raises(ValueError, match="No training example had 'sound'"):
+        generator.generate({"word": data["word"]}, ["sound"])
 
 
 def test_classify_is_the_softmax_where_all_is_masked():
@@ -260,6 +319,9 @@ def test_a_saved_model_has_a_signature_for_each_task(kind, tmp_path):
         (lambda g, d: g.generate({"word": d["word"]}, known={"word": np.ones(3)}), "bool"),
         (lambda g, d: g.generate({"word": d["word"]}, present={"sound": np.ones(4, bool)}), "present"),
         (lambda g, d: g.generate({"word": d["word"]}, present={"word": np.ones(5, bool)}), "present"),
+        (lambda g, d: g.generate({"word": d["word"]}, present={"word": np.ones((4, 2), bool)}), "present"),
+        (lambda g, d: g.generate(want="word"), "list"),
+        (lambda g, d: g.generate(d, ["word"], {"word": np.ones(3, bool)}, guidance={"word": 2.0}), "not wanted"),
         (lambda g, d: g.generate({"word": d["word"]}, guidance={"sound": 2.0}), "absent"),
         (lambda g, d: g.generate({"word": d["word"]}, guidance={"smell": 2.0}), "smell"),
         (lambda g, d: g.generate({"word": d["word"], "sound": d["sound"][:2]}), "rows"),
