@@ -91,19 +91,51 @@ judges = {name: metrics.train_judge(train[name], digits["train"]["labels"], epoc
 judges["word"] = lambda words: np.array([WORDS.index(word) if word in WORDS else -1 for word in words])
 lap("judges")
 generator = model.generator(num_steps=24, guidance={"image": 1.5, "sound": 1.5, "word": 1.5})
-report = metrics.coherence(generator, test, digits["test"]["labels"][:num_test], judges, num_joint=num_test)
+labels = digits["test"]["labels"][:num_test]
+few = ("word_to_image", "image_to_sound_word", "image_sound_word")
+tasks = {name: model.tasks[name] for name in few} if args.smoke else None
+report = metrics.coherence(generator, test, labels, judges, tasks, num_joint=num_test)
 lap("sampling and judging")
-every = [share for task in report["conditional"].values() for share in task.values()]
-report["mean conditional"] = float(np.mean(every))
+ceiling, conditional = report["ceiling"], report["conditional"]
+report["mean conditional over ceiling"] = float(
+    np.mean([share / ceiling[name] for task in conditional.values() for name, share in task.items()])
+)
+report["joint over ceiling"] = report["joint"]["image_sound_word"] / float(np.prod(list(ceiling.values())))
+joint = generator.generate(num_samples=num_test, seed=1)
+found = {name: judges[name](x) for name, x in joint.items()}
+report["valid words"] = float(np.mean(found["word"] >= 0))
+shares = {name: np.bincount(label[label >= 0], minlength=10) / len(label) for name, label in found.items()}
+report["class entropy over log 10"] = {
+    name: float(-np.sum(p * np.log(p + 1e-12)) / np.log(10)) for name, p in shares.items()
+}
+report["Frechet distance"] = {}
+for name in ("image", "sound"):
+    features = keras.Model(judges[name].model.input, judges[name].model.get_layer("features").output)
+    real, other, made = (features.predict(x, verbose=0) for x in (test[name], train[name][: 2 * num_test], joint[name]))
+    report["Frechet distance"][name] = {
+        "generated": metrics.frechet_distance(made, other),
+        "real": metrics.frechet_distance(real, other),
+    }
+lap("joint")
 report["seconds"] = {**seconds, "total": round(sum(seconds.values()), 1)}
 print(json.dumps(report, indent=1))
 (args.output / "report.json").write_text(json.dumps(report, indent=1))
-first = [int(np.argmax(digits["test"]["labels"] == digit)) for digit in range(10)]
-rows = [test["image"][first]]
-for given in (["word"], ["sound"], ["sound", "word"]):
-    out = generator.generate({n: [test[n][i] for i in first] for n in given}, seed=1, guidance=1.5)
-    rows.append(out["image"])
-visualization.image_grid(np.concatenate(rows), num_columns=10, path=args.output / "images.png")
-for digit, waveform in enumerate(generator.generate({"word": WORDS}, ["sound"], seed=1)["sound"]):
-    write_wav(args.output / f"{WORDS[digit]}.wav", waveform, RATE)
+
+# a digit of each class: its picture, and those made of its word, its sound and both; its sound, and those made
+first = [int(np.argmax(labels == digit)) for digit in range(10)]
+one = {name: [x[i] for i in first] for name, x in test.items()}
+one = {"image": np.stack(one["image"]), "sound": np.stack(one["sound"]), "word": one["word"]}
+made = [
+    generator.generate({n: one[n] for n in given}, ["image"], seed=1)
+    for given in (["word"], ["sound"], ["sound", "word"])
+]
+visualization.image_grid(
+    np.concatenate([one["image"], *[m["image"] for m in made]]), num_columns=10, path=args.output / "images.png"
+)
+sounds = [generator.generate({n: one[n]}, ["sound"], seed=1)["sound"] for n in ("word", "image")]
+panels = np.stack([one["sound"], *sounds], 1)[:4].reshape(-1, 2048, 1)
+visualization.spectrograms(panels, RATE, num_columns=3, path=args.output / "sounds.png")
+for digit in range(10):
+    write_wav(args.output / f"{WORDS[digit]}.wav", sounds[0][digit], RATE)
+print("words of the pictures above:", generator.generate({"image": one["image"]}, ["word"], seed=1)["word"])
 generator.save(args.output / "generator.keras")
