@@ -1,10 +1,13 @@
 """A small model of three modalities, and data for it: latents on a grid, a text, and codes of two levels."""
 
+import keras
 import numpy as np
+from keras import ops
 
 from keras_mmai import Modality, MultimodalDiffusionTransformer, MultimodalDiT
 from keras_mmai.tokenizers import PassThrough
 
+numpy = ops.convert_to_numpy
 SMALL = dict(hidden_dim=16, num_layers=2, num_heads=2)
 TASKS = {
     "all": ((), ("picture", "word", "sound")),
@@ -55,3 +58,17 @@ def batch_of(n, given=False):
             "sound": random.rand(n, 4, 2).astype("float32"),
         }
     return batch
+
+
+def tensors(x):
+    return keras.tree.map_structure(ops.convert_to_tensor, x)
+
+
+def assert_close(one, other, atol=1e-5):
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_allclose(numpy(one[name]), numpy(other[name]), rtol=1e-5, atol=atol, err_msg=name)
+
+
+def losses_of(model, out):
+    return {name: loss for name, (loss, _) in model.named_losses(None, out).items()}

@@ -8,7 +8,7 @@ import importlib.resources
 
 import numpy as np
 
-from keras_mmai.data.prepared import newest_version, prepared_root, tensorflow_datasets_on_cpu
+from keras_mmai.data.prepared import newest_version, prepared_root, prepared_version, tensorflow_datasets_on_cpu
 
 TEST_DIGITS_PER_CLASS = 50
 
@@ -67,13 +67,8 @@ def _embedded():
 
 def _tfds(data_dir, download):
     root = prepared_root(data_dir)
-    folder = newest_version(root, "mnist")
-    if folder is None and not download:
-        raise FileNotFoundError(
-            f"No prepared MNIST: expected `{root / 'mnist' / '<version>' / 'dataset_info.json'}`. "
-            "Give `data_dir` (or set TFDS_DATA_DIR to) the folder that holds `mnist/`, or let it be downloaded there "
-            'with `download=True`, or use `source="embedded"`, which needs no file.'
-        )
+    instead = ', let it be downloaded there with `download=True`, or use `source="embedded"`, which needs no file'
+    folder = newest_version(root, "mnist") if download else prepared_version("mnist", data_dir, "MNIST", instead)
     with tensorflow_datasets_on_cpu() as tfds:
         if folder is not None:
             # The folder of a set is opened directly: by its name, tfds.load would first ask the network.

@@ -20,6 +20,22 @@ def newest_version(root, name):
     return max(versions, key=lambda folder: [int(n) for n in folder.name.split(".")], default=None)
 
 
+def prepared_version(name, data_dir, what, instead):
+    """The folder of the newest prepared version of the set `name`.
+
+    Raises:
+        FileNotFoundError: if there is none: no prepared `what`, where it was looked for, and what to do `instead`.
+    """
+    root = prepared_root(data_dir)
+    version = newest_version(root, name)
+    if version is None:
+        raise FileNotFoundError(
+            f"No prepared {what}: expected `{root / name / '<version>' / 'dataset_info.json'}`; give `data_dir` (or "
+            f"set TFDS_DATA_DIR to) the folder that holds `{name}/`{instead}."
+        )
+    return version
+
+
 @contextlib.contextmanager
 def tensorflow_datasets_on_cpu():
     """Gives the module tensorflow_datasets; what is read inside stays off the GPU."""

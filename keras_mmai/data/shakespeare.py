@@ -1,6 +1,6 @@
 """Tiny Shakespeare (Karpathy 2015, char-rnn): 1,115,394 characters of 65 kinds, 40,000 lines of plays."""
 
-from keras_mmai.data.prepared import newest_version, prepared_root, tensorflow_datasets_on_cpu
+from keras_mmai.data.prepared import prepared_version, tensorflow_datasets_on_cpu
 
 
 def load_tiny_shakespeare(data_dir=None):
@@ -18,13 +18,7 @@ def load_tiny_shakespeare(data_dir=None):
     Raises:
         FileNotFoundError: if there is no prepared folder.
     """
-    root = prepared_root(data_dir)
-    version = newest_version(root, "tiny_shakespeare")
-    if version is None:
-        raise FileNotFoundError(
-            f"No prepared Shakespeare: expected `{root / 'tiny_shakespeare' / '<version>' / 'dataset_info.json'}`; "
-            "give `data_dir` (or set TFDS_DATA_DIR to) the folder that holds `tiny_shakespeare/`."
-        )
+    version = prepared_version("tiny_shakespeare", data_dir, "Shakespeare", "")
     with tensorflow_datasets_on_cpu() as tfds:
         builder = tfds.builder_from_directory(str(version))
         parts = {}

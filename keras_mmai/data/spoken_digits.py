@@ -6,7 +6,7 @@ file is called `{digit}_{speaker}_{index}.wav`, and its authors' split is by tha
 
 import numpy as np
 
-from keras_mmai.data.prepared import newest_version, prepared_root, tensorflow_datasets_on_cpu
+from keras_mmai.data.prepared import prepared_version, tensorflow_datasets_on_cpu
 
 SAMPLE_RATE = 8000
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
@@ -36,14 +36,8 @@ def load_spoken_digits(data_dir=None, num_samples=8192):
     """
     if num_samples < 1:
         raise ValueError(f"`num_samples` must be at least 1. Received: num_samples={num_samples}")
-    root = prepared_root(data_dir)
-    version = newest_version(root, "spoken_digit")
-    if version is None:
-        raise FileNotFoundError(
-            f"No prepared spoken digits: expected `{root / 'spoken_digit' / '<version>' / 'dataset_info.json'}`; give "
-            "`data_dir` (or set TFDS_DATA_DIR to) the folder that holds `spoken_digit/`, or use "
-            "`keras_mmai.data.synthetic_audio`, which needs no file."
-        )
+    instead = ", or use `keras_mmai.data.synthetic_audio`, which needs no file"
+    version = prepared_version("spoken_digit", data_dir, "spoken digits", instead)
     recordings = _read(version)
     names = sorted(recordings)
     # By name, a split would be sorted by digit. RandomState's stream is frozen by numpy: the same order for ever.

@@ -98,7 +98,10 @@ class GaussianDiffusion(Configurable):
 
 
 class Denoiser:
-    """A network seen through its process: x_t (b, …), t () or (b,) -> x_hat (b, …), eps_hat (b, …)."""
+    """A network seen through its process: x_t (b, …), t () or (b,) -> what `process.split` says of the data.
+
+    Of a `GaussianDiffusion` x_hat and eps_hat (b, …), of a `MaskedDiffusion` probabilities (b, …, vocabulary).
+    """
 
     def __init__(self, process, network):
         self.process = process

@@ -1,7 +1,7 @@
 """Noise to data in steps. The base class owns the loop; a sampler is one step from time t to time s.
 
 `predict` is a `Denoiser`: (x_t, t) -> x_hat, eps_hat, with the schedule as an attribute. Deterministic samplers also
-run from data to noise (s > t), which inverts them.
+run from data to noise (s > t), which inverts them. The samplers of tokens are in `keras_mmai.diffusion.masked`.
 """
 
 from keras import ops

@@ -20,6 +20,7 @@ from keras_mmai.layers.quantizers import (
     perplexity,
 )
 from keras_mmai.layers.seanet import DilatedResidual, SEANetDecoder, SEANetEncoder, Snake
+from keras_mmai.layers.tokens import TokenEmbedding
 
 __all__ = [
     "CausalConvolution",
@@ -47,6 +48,7 @@ __all__ = [
     "Snake",
     "SwiGLU",
     "TimestepEmbedding",
+    "TokenEmbedding",
     "VectorQuantizer",
     "apply_rotary",
     "nearest_code",

@@ -5,7 +5,7 @@ from keras_mmai.models.dit import DiT
 from keras_mmai.models.generator import Generator
 from keras_mmai.models.modality import Modality
 from keras_mmai.models.multimodal import MultimodalDiffusionTransformer
-from keras_mmai.models.multimodal_dit import MultimodalDiT, TokenEmbedding
+from keras_mmai.models.multimodal_dit import MultimodalDiT
 from keras_mmai.models.multimodal_generator import MultimodalGenerator
 from keras_mmai.models.token_space import TokenSpace
 
@@ -17,6 +17,5 @@ __all__ = [
     "MultimodalDiT",
     "MultimodalDiffusionTransformer",
     "MultimodalGenerator",
-    "TokenEmbedding",
     "TokenSpace",
 ]

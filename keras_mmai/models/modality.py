@@ -4,10 +4,12 @@ import re
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_mmai.diffusion import GaussianDiffusion, MaskedDiffusion, UniformTimes
 from keras_mmai.models.token_space import TokenSpace
 from keras_mmai.serialization import Configurable, register
+from keras_mmai.serving import ensure_ids
 from keras_mmai.tokenizers import LabelTokenizer, LosslessTokenizer, PassThrough, TextTokenizer
 from keras_mmai.training import freeze
 
@@ -181,7 +183,37 @@ class Modality(Configurable):
             return x
         if self.lossless:
             self.check_signals(x)
-        return keras.ops.stop_gradient(self.tokenizer.encode(x, tokens=self.tokens))
+        return ops.stop_gradient(self.tokenizer.encode(x, tokens=self.tokens))
+
+    def mean_loss(self, output, target, t, wanted):
+        """The process's loss over the tokens `wanted` (b, n), for each example times what makes the batch's mean that
+        over the examples that generate the modality, (b,); and how many do, ()."""
+        count = ops.sum(ops.cast(wanted, "float32"), axis=1)
+        wanted = self.space.spread(wanted)
+        if self.vocabulary is None:
+            output, target = ops.where(wanted, output, 0.0), ops.where(wanted, target, 0.0)
+        else:
+            target = ops.where(wanted, target, -1)
+        loss = self.process.loss(output, target, t) * self.space.num_tokens / ops.maximum(count, 1.0)
+        generating = ops.sum(ops.cast(count > 0, "float32"))
+        return loss * ops.cast(ops.shape(loss)[0], "float32") / ops.maximum(generating, 1.0), generating
+
+    def serving(self, direction):
+        """How a SavedModel does "encode" or "decode": a function of one tensor, and its (shape without batch, dtype).
+
+        Where TensorFlow can't run the tokenizer, as those of text with an alphabet or merges, it is the tokens
+        themselves that go in and out.
+        """
+        if direction == "encode" and not self.lossless:
+            return (lambda x: self.tokenizer.encode(x, tokens=self.tokens)), (self.tokenizer.input_shape, "float32")
+        try:
+            function, arguments = self.tokenizer.serving_signatures()[direction]
+        except ValueError:  # by which a tokenizer says so
+            if self.vocabulary is None:
+                return (lambda x: x), (self.token_shape, "float32")
+            return (lambda x: ensure_ids(x, self.vocabulary)), (self.token_shape, "int32")
+        ((argument, form),) = arguments.items()
+        return (lambda x: next(iter(function(**{argument: x}).values()))), form
 
 
 class _Encoder(keras.Model):

@@ -215,7 +215,7 @@ class MultimodalDiffusionTransformer(TrainingModel):
         losses = {}
         for m in self.modalities:
             if m.name in y_pred:
-                loss, generating = _mean_loss(m, self.network.spaces[m.name], **y_pred[m.name])
+                loss, generating = m.mean_loss(**y_pred[m.name])
                 losses[m.name] = m.weight * loss, generating
         return losses
 
@@ -249,7 +249,8 @@ class MultimodalDiffusionTransformer(TrainingModel):
         self._check_keys(x)
         for m in self.modalities:
             if m.name in x:
-                m.check_tokens(x[m.name]) if m.holds_tokens(x[m.name]) else m.check_signals(x[m.name])
+                check = m.check_tokens if m.holds_tokens(x[m.name]) else m.check_signals
+                check(x[m.name])
         self._check_others({key: value for key, value in x.items() if key in BATCH_KEYS})
 
     def _check_keys(self, x):
@@ -295,17 +296,3 @@ class MultimodalDiffusionTransformer(TrainingModel):
         if self.compiled:
             generator.jit_compile = self.jit_compile
         return generator
-
-
-def _mean_loss(modality, space, output, target, t, wanted):
-    """The process's loss over the tokens `wanted` (b, n), for each example times what makes the batch's mean that over
-    the examples that generate the modality, (b,); and how many do, ()."""
-    count = ops.sum(ops.cast(wanted, "float32"), axis=1)
-    wanted = space.spread(wanted)
-    if space.vocabulary is None:
-        output, target = ops.where(wanted, output, 0.0), ops.where(wanted, target, 0.0)
-    else:
-        target = ops.where(wanted, target, -1)
-    loss = modality.process.loss(output, target, t) * space.num_tokens / ops.maximum(count, 1.0)
-    generating = ops.sum(ops.cast(count > 0, "float32"))
-    return loss * ops.cast(ops.shape(loss)[0], "float32") / ops.maximum(generating, 1.0), generating

@@ -8,42 +8,10 @@ from keras_mmai.layers.conditioning import TimestepEmbedding
 from keras_mmai.layers.dit import DiTBlock, DiTOutput, JointDiTBlock
 from keras_mmai.layers.patches import PatchEmbed, unpatchify
 from keras_mmai.layers.positions import rotary_tables_at
+from keras_mmai.layers.tokens import TokenEmbedding
 from keras_mmai.serialization import register
 
 STREAMS = ("shared", "separate")
-
-
-@register
-class TokenEmbedding(keras.layers.Layer):
-    """Ids to vectors: (b, *grid, *codes) int32 in 0..vocabulary to (b, n, hidden_dim); `vocabulary` is the mask.
-
-    The vectors of several ids of one token are added, each of its own table.
-    """
-
-    def __init__(self, space, hidden_dim, **kwargs):
-        super().__init__(**kwargs)
-        self.space = space
-        self.hidden_dim = hidden_dim
-        self.table = keras.layers.Embedding(
-            space.num_codes * (space.vocabulary + 1),
-            hidden_dim,
-            embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02),
-            name="table",
-            dtype=self.dtype_policy,
-        )
-
-    def build(self, ids_shape):
-        self.table.build((None, None))
-        self.built = True
-
-    def call(self, ids):
-        space = self.space
-        ids = ops.reshape(ops.cast(ids, "int32"), (-1, space.num_tokens, space.num_codes))
-        first = ops.arange(space.num_codes, dtype="int32") * (space.vocabulary + 1)
-        return ops.sum(self.table(ids + first), axis=2)
-
-    def compute_output_shape(self, ids_shape):
-        return (ids_shape[0], self.space.num_tokens, self.hidden_dim)
 
 
 @register
@@ -111,7 +79,8 @@ class MultimodalDiT(keras.Model):
             if space.vocabulary is None:
                 embed = PatchEmbed(space.patch_size, hidden_dim, name=f"embed_{name}", dtype=dtype)
             else:
-                embed = TokenEmbedding(space, hidden_dim, name=f"embed_{name}", dtype=dtype)
+                options = dict(code_axes=space.code_axes, name=f"embed_{name}", dtype=dtype)
+                embed = TokenEmbedding(space.vocabulary, hidden_dim, **options)
             self.embeds[name] = embed
             if not space.adaln:
                 self.outputs_of[name] = DiTOutput(space.channels, name=f"output_{name}", dtype=dtype)

@@ -285,13 +285,15 @@ class MultimodalGenerator(Servable, keras.Model):
         return np.broadcast_to(flags, (rows, space.num_tokens))
 
     def serving_signatures(self):
-        """{name: (function, {argument: (shape, dtype)})}: one for each task, of "seed" and what is given."""
+        """{name: (function, {argument: (shape, dtype)})}: one for each task, of "seed" and what is given.
+
+        A text whose tokenizer TensorFlow can't run is ids there, see `Modality.serving`.
+        """
         signatures = {}
         for task, (given, want) in self.tasks.items():
             arguments, encoders = {"seed": ((2,), "int32")}, {}
             for name in given:
-                function, (spec,) = _serving(self._by_name[name], "encode")
-                arguments[name], encoders[name] = spec, function
+                encoders[name], arguments[name] = self._by_name[name].serving("encode")
             fill = Fill(self, want, self.num_steps)
 
             def run(seed, _fill=fill, _encoders=encoders, _given=given, **signals):
@@ -302,19 +304,9 @@ class MultimodalGenerator(Servable, keras.Model):
                     inputs["guidance"] = {name: scale * ones for name, scale in scales.items()}
                 out = _fill(inputs)
                 return {
-                    name: _serving(self._by_name[name], "decode")[0](x) if self._by_name[name].lossless else x
+                    name: self._by_name[name].serving("decode")[0](x) if self._by_name[name].lossless else x
                     for name, x in out.items()
                 }
 
             signatures[task] = (run, arguments)
         return signatures
-
-
-def _serving(modality, direction):
-    """The function of one tensor that a SavedModel encodes or decodes by, and what it takes: [(shape, dtype)]."""
-    if direction == "encode" and not modality.lossless:
-        tokenizer = modality.tokenizer
-        return (lambda x: tokenizer.encode(x, tokens=modality.tokens)), [(tokenizer.input_shape, "float32")]
-    function, arguments = modality.tokenizer.serving_signatures()[direction]
-    ((name, spec),) = arguments.items()
-    return (lambda x: next(iter(function(**{name: x}).values()))), [spec]

@@ -68,6 +68,10 @@ EXAMPLES = {
     "SimVQ": (dict(num_embeddings=6, embedding_dim=4, seed=1), {"z": LATENTS, "mask": MASK}),
     "Snake": (dict(), {"x": normal(2, 5, 4)}),
     "SwiGLU": (dict(hidden_dim=12), {"x": normal(2, 5, 8)}),
+    "TokenEmbedding": (
+        dict(vocabulary=4, hidden_dim=6, code_axes=1),
+        {"ids": np.array([[[0, 4], [3, 1], [2, 2]]] * 2, "int32")},
+    ),
     "TimestepEmbedding": (
         dict(hidden_dim=8, frequency_dim=16, time_scale=100.0),
         {"t": np.array([0.1, 0.7], "float32")},

@@ -1,21 +1,20 @@
+"""The model of several modalities that is trained."""
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
-from multimodal_models import SMALL, TASKS, awake, batch_of, make, modalities
+from multimodal_models import SMALL, TASKS, awake, batch_of, losses_of, make, modalities, tensors
 from small_models import heavy
 
-from keras_mmai import DiT, Modality, MultimodalDiffusionTransformer, MultimodalDiT
+from keras_mmai import Modality, MultimodalDiffusionTransformer, MultimodalDiT
 from keras_mmai.data import ArrayDataset
 from keras_mmai.diffusion import (
     GaussianDiffusion,
     LogitNormalTimes,
     MaskedAncestral,
     MaskedDiffusion,
-    UniformTimes,
-    VPCosine,
 )
-from keras_mmai.models import TokenSpace
 from keras_mmai.tokenizers import LabelTokenizer, LosslessTokenizer, PassThrough
 
 numpy = ops.convert_to_numpy
@@ -31,144 +30,6 @@ class Shifted(LosslessTokenizer):
 
     def decode(self, tokens):
         return np.asarray(tokens) + 100.0
-
-
-def tensors(x):
-    return keras.tree.map_structure(ops.convert_to_tensor, x)
-
-
-def assert_close(one, other, atol=1e-5):
-    assert one.keys() == other.keys()
-    for name in one:
-        np.testing.assert_allclose(numpy(one[name]), numpy(other[name]), rtol=1e-5, atol=atol, err_msg=name)
-
-
-def losses_of(model, out):
-    return {name: loss for name, (loss, _) in model.named_losses(None, out).items()}
-
-
-@pytest.fixture(params=["shared", "separate"])
-def network(request):
-    return awake(MultimodalDiT(modalities(), streams=request.param, **SMALL))
-
-
-@pytest.fixture
-def tokens():
-    return {name: batch_of(5)[name] for name in ("picture", "word", "sound")}
-
-
-def times(value=0.5):
-    return dict.fromkeys(("picture", "word", "sound"), np.full(5, value, "float32"))
-
-
-# The network
-
-
-def test_shapes(network, tokens):
-    outputs = network(tensors(tokens), times())
-    shapes = {name: tuple(x.shape) for name, x in outputs.items()}
-    assert shapes == {"picture": (5, 4, 4, 2), "word": (5, 3, 6), "sound": (5, 4, 2, 5)}
-    assert network.compute_output_shape({name: x.shape for name, x in tokens.items()}) == shapes
-    assert all(keras.backend.standardize_dtype(x.dtype) == "float32" for x in outputs.values())
-
-
-def test_a_label_as_condition_makes_it_a_dit():
-    spaces = {"x": TokenSpace((4, 4, 2), patch_size=2), "y": TokenSpace((1,), 3, adaln=True)}
-    network = awake(MultimodalDiT(spaces, **{**SMALL, "qk_norm": False}))
-    dit = DiT((4, 4, 2), patch_size=2, num_classes=3, positions="rotary", label_dropout=0.0, **SMALL)
-    network.modality_table.assign(np.zeros(network.modality_table.shape))
-    pairs = [
-        (dit.patch_embed, network.embeds["x"]),
-        (dit.label_embed, network.embeds["y"]),
-        (dit.time_embed, network.time_embed),
-        (dit.output_layer, network.outputs_of["x"]),
-        *zip(dit.blocks, network.blocks),
-    ]
-    copied = 0
-    for target, source in pairs:
-        assert [v.shape for v in target.weights] == [v.shape for v in source.weights]
-        for to, by in zip(target.weights, source.weights):
-            to.assign(by)
-            copied += 1
-    assert copied == len(dit.trainable_variables)
-    x, t = batch_of(5)["picture"], np.linspace(0, 1, 5).astype("float32")
-    y = np.array([0, 1, 2, 1, 0], "int32")
-    ours = network({"x": x, "y": y[:, None]}, {"x": t})["x"]
-    np.testing.assert_allclose(numpy(ours), numpy(dit(x, t, labels=y)), atol=2e-6)
-    without = [network({"x": x}, {"x": t}), network({"x": x, "y": y[:, None]}, {"x": t}, present={"y": y < 0})]
-    for output in without:
-        np.testing.assert_allclose(numpy(output["x"]), numpy(dit(x, t)), atol=2e-6)
-    assert np.abs(numpy(ours) - numpy(without[0]["x"])).max() > 1e-3
-
-
-def test_what_is_absent_changes_nothing(network, tokens):
-    present = {"sound": np.zeros(5, bool), "word": np.array([True, False, True, False, True])}
-    before = network(tensors(tokens), times(), present=present)
-    other = {**tokens, "sound": (tokens["sound"] + 1) % 5, "word": tokens["word"].copy()}
-    other["word"][[1, 3]] = 5
-    after = network(tensors(other), times(), present=present)
-    for name in ("picture", "word"):
-        rows = np.arange(5) if name == "picture" else [0, 2, 4]
-        np.testing.assert_array_equal(numpy(after[name])[rows], numpy(before[name])[rows])
-    assert np.abs(numpy(network(tensors(other), times())["picture"]) - numpy(before["picture"])).max() > 1e-4
-
-    spoiled = {**tokens, "picture": np.full_like(tokens["picture"], np.nan)}
-    gone = network(tensors(spoiled), times(), present={"picture": np.zeros(5, bool)})
-    left_out = network(tensors({name: tokens[name] for name in ("word", "sound")}), times())
-    assert_close({name: gone[name] for name in left_out}, left_out, atol=1e-6)
-
-
-def test_padding_equals_cropping():
-    longer, shorter = ({"word": TokenSpace((n,), 6), "x": TokenSpace((4, 2))} for n in (5, 3))
-    network, cropped = (awake(MultimodalDiT(spaces, **SMALL)) for spaces in (longer, shorter))
-    for to, by in zip(cropped.weights, network.weights):
-        to.assign(by)
-    word, x = np.array([[1, 2, 3, 4, 5], [0, 2, 4, 1, 3]], "int32"), np.ones((2, 4, 2), "float32")
-    t = {"word": np.full(2, 0.5, "float32"), "x": np.full(2, 0.3, "float32")}
-    here = np.broadcast_to(np.arange(5) < 3, (2, 5))
-    whole = network({"word": word, "x": x}, t, present={"word": here})
-    part = cropped({"word": word[:, :3], "x": x}, t)
-    assert_close({"word": whole["word"][:, :3], "x": whole["x"]}, part, atol=1e-6)
-
-
-def test_known_tokens_are_at_noise_level_0(network, tokens):
-    everything = {"word": np.ones((5, 3), bool)}
-    ours = network(tensors(tokens), times(), known=everything)
-    assert_close(ours, network(tensors(tokens), {**times(), "word": np.zeros(5, "float32")}), atol=1e-6)
-    nothing = network(tensors(tokens), times(), known={"word": np.zeros((5, 3), bool)})
-    assert_close(nothing, network(tensors(tokens), times()), atol=1e-6)
-    some = network(tensors(tokens), times(), known={"word": np.eye(5, 3) > 0})
-    assert all(np.abs(numpy(some["word"]) - numpy(x["word"])).max() > 1e-4 for x in (ours, nothing))
-
-
-def test_the_order_of_names_does_not_matter(network, tokens):
-    turned = network(dict(reversed(tokens.items())), dict(reversed(times().items())))
-    assert_close({name: turned[name] for name in tokens}, network(tensors(tokens), times()), atol=0)
-
-
-def test_one_second_is_one_place_for_every_modality():
-    spaces = {"fast": TokenSpace((8,), 4, rate=8.0), "slow": TokenSpace((4,), 4, rate=4.0)}
-    fast, slow = (space.coordinates(8.0)[:, 0] for space in spaces.values())
-    np.testing.assert_array_equal(fast[::2], slow)
-    rotary = MultimodalDiT(spaces, **SMALL)._rotary
-    np.testing.assert_array_equal(rotary["fast"][0][::2], rotary["slow"][0])
-    assert TokenSpace((3, 2, 2), 4, rate=2.0).coordinates(8.0).tolist()[4:6] == [[4, 0, 0], [4, 0, 1]]
-
-
-def test_mixed_precision_keeps_times_and_outputs_float32():
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    network = awake(MultimodalDiT(modalities(), **SMALL))
-    outputs = network(tensors({name: batch_of(5)[name] for name in ("picture", "word")}), times())
-    keras.config.set_dtype_policy("float32")
-    twin = MultimodalDiT(modalities(), **SMALL)
-    for to, by in zip(twin.weights, network.weights):
-        to.assign(by)
-    exact = twin(tensors({name: batch_of(5)[name] for name in ("picture", "word")}), times())
-    assert_close(outputs, exact, atol=0.1)
-    assert all(keras.backend.standardize_dtype(x.dtype) == "float32" for x in outputs.values())
-
-
-# The model that is trained
 
 
 def test_each_task_gives_its_losses_and_no_others():
@@ -350,7 +211,7 @@ def test_gradients_reach_every_weight(gradients):
 
 
 @heavy
-def test_fit_takes_signals_and_computes_their_tokens_once(capsys):
+def test_fit_takes_signals_and_computes_their_tokens_once():
     names = ["zero", "one", "two"]
     mods = [Modality("picture", PassThrough((4, 2))), Modality("name", LabelTokenizer(names))]
     model = MultimodalDiffusionTransformer(mods, MultimodalDiT(mods, **SMALL), seed=0)
@@ -409,75 +270,3 @@ def test_eight_examples_are_learned_by_heart():
     assert np.mean(distance.argmin(1) == np.arange(8)) >= 7 / 8  # of latents the flow is not exact after so few steps
     back = generator.generate({"picture": data["picture"], "sound": data["sound"]}, seed=1)
     np.testing.assert_array_equal(back["word"], data["word"])
-
-
-# What is refused
-
-
-@pytest.mark.parametrize(
-    "call, words",
-    [
-        (lambda: Modality("two words", PassThrough((4, 2))), "letters"),
-        (lambda: Modality("a_to_b", PassThrough((4, 2))), "_to_"),
-        (lambda: Modality("noise", PassThrough((4, 2))), "another than"),
-        (lambda: Modality("x", PassThrough((4, 2)), weight=0.0), "weight"),
-        (lambda: Modality("x", PassThrough((4, 2)), rate=-1.0), "rate"),
-        (lambda: Modality("x", PassThrough((4, 2)), tokens="codes"), "latents"),
-        (lambda: Modality("x", PassThrough((4, 2)), process=MaskedDiffusion(4)), "GaussianDiffusion"),
-        (lambda: Modality("x", PassThrough((4,), 5), process=MaskedDiffusion(4)), "vocabulary 5"),
-        (lambda: TokenSpace((4, 4, 4, 4, 2)), "axes"),
-        (lambda: TokenSpace((4, 4), 5, patch_size=2), "patch_size"),
-        (lambda: TokenSpace((4,), 5, adaln=True), "adaln"),
-        (lambda: TokenSpace((4,), 5, rate=0.0), "rate"),
-        (lambda: MultimodalDiT({"y": TokenSpace((1,), 5, adaln=True)}, **SMALL), "nothing that is generated"),
-        (lambda: MultimodalDiT(modalities(), hidden_dim=10, num_heads=4), "num_heads"),
-        (lambda: MultimodalDiT(modalities(), streams="none", **SMALL), "streams"),
-        (lambda: MultimodalDiffusionTransformer([]), "modalities"),
-        (lambda: MultimodalDiffusionTransformer(modalities()[:1] * 2), "different names"),
-        (lambda: make(tasks={"a": (("smell",), ("word",))}), "smell"),
-        (lambda: make(tasks={"a": (("word",), ())}), "wanted"),
-        (lambda: make(tasks={"a": (("word",), ("word",))}), "given is not wanted"),
-        (lambda: make(tasks={"a": ("word", "picture")}), "two tuples"),
-        (lambda: make(independent_times=2.0), "independent_times"),
-        (lambda: make(partly_known=-1.0), "partly_known"),
-        (
-            lambda: MultimodalDiffusionTransformer(modalities(), MultimodalDiT(modalities()[:2], **SMALL)),
-            "other modalities",
-        ),
-    ],
-)
-def test_what_can_not_be_built(call, words):
-    with pytest.raises(ValueError, match=words):
-        call()
-
-
-@pytest.mark.parametrize(
-    "change, words",
-    [
-        (lambda d: d.update(smell=np.ones(4)), "smell"),
-        (lambda d: d.update(word=d["word"][:2]), "rows"),
-        (lambda d: d.update(word=d["word"] + 5), "0..5"),
-        (lambda d: d.update(picture=d["picture"][:, :2]), r"\('b', 4, 4, 2\)"),
-        (lambda d: d.update(picture=d["picture"] * np.nan), "finite"),
-        (lambda d: d.update(present={"smell": np.ones(4, bool)}), "smell"),
-        (lambda d: d.update(present={"word": np.ones((4, 2), bool)}), r"\(b, 3\)"),
-        (lambda d: d.update(present={"word": np.ones(3, bool)}), "rows"),
-        (lambda d: d.update(task=np.full(4, 4)), "task"),
-        (lambda d: d.update(task=np.zeros(3, int)), "rows"),
-        (lambda d: d.update(t={"smell": np.zeros(4)}), "smell"),
-        (lambda d: d.update(present={"word": np.ones(4)}), "bool"),
-        (lambda d: [d.pop(name) for name in ("picture", "word", "sound")], "none of the modalities"),
-    ],
-)
-def test_what_fit_refuses(change, words):
-    data = batch_of(4)
-    change(data)
-    model = make()
-    model.compile("adam")
-    with pytest.raises(ValueError, match=words):
-        model.fit(data, verbose=0)
-
-
-def test_processes_and_schedules_are_free():
-    process = GaussianDiffusion(VPCosine(), "v", UniformTimes())
-    assert Modality("x", PassThrough((4, 2)), process=process).process == process

@@ -1,0 +1,88 @@
+"""What else a generator of several modalities is asked: classes, bounds, features."""
+
+import numpy as np
+import pytest
+from keras import ops
+from multimodal_models import SMALL, awake, batch_of, make, modalities
+
+from keras_mmai import Modality, MultimodalDiT, MultimodalGenerator
+from keras_mmai.diffusion import (
+    LogitNormalTimes,
+    MaskedDiffusion,
+)
+from keras_mmai.tokenizers import LabelTokenizer, PassThrough
+
+numpy = ops.convert_to_numpy
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return make().generator(num_steps=4)
+
+
+@pytest.fixture
+def given():
+    return {"word": batch_of(5)["word"]}
+
+
+def test_score_leaves_out_what_is_not_present(generator):
+    data, here = batch_of(4), np.arange(3) < 2
+    here = np.broadcast_to(here, (4, 3))
+    other = np.where(here, data["word"], (data["word"] + 1) % 6)
+    one, same = (
+        generator.score({"word": x}, present={"word": here}, num_draws=8)["bound"] for x in (data["word"], other)
+    )
+    np.testing.assert_array_equal(one, same)
+    assert (one < generator.score({"word": data["word"]}, num_draws=8)["bound"] + 50).all() and (one > 0).any()
+
+
+def test_score_does_not_depend_on_the_times_of_training():
+    mods = [
+        Modality("x", PassThrough((3,), 5)),
+        Modality("x", PassThrough((3,), 5), process=MaskedDiffusion(5, times=LogitNormalTimes())),
+    ]
+    network = awake(MultimodalDiT(mods[:1], **SMALL))
+    x = np.array([[0, 1, 2], [3, 4, 0]], "int32")
+    bounds = [MultimodalGenerator(network, [m]).score({"x": x}, num_draws=4)["bound"] for m in mods]
+    np.testing.assert_array_equal(*bounds)
+
+
+def timeless(network):
+    """What it says of one masked token does not depend on how likely it was to be masked."""
+    awake(network)
+    for weight in network.time_embed.weights:
+        weight.assign(np.zeros(weight.shape))
+    return network
+
+
+def test_classify_is_the_softmax_where_all_is_masked():
+    mods = [*modalities()[:1], Modality("label", LabelTokenizer(3))]
+    generator = MultimodalGenerator(timeless(MultimodalDiT(mods, **SMALL)), mods)
+    picture = batch_of(4)["picture"]
+    p = generator.classify({"picture": picture}, "label")
+    levels = {"picture": np.zeros(4, "float32"), "label": np.ones(4, "float32")}
+    logits = numpy(generator.network({"picture": picture, "label": np.full((4, 1), 3, "int32")}, levels)["label"])
+    expected = np.exp(logits[:, 0]) / np.exp(logits[:, 0]).sum(-1, keepdims=True)
+    np.testing.assert_allclose(p, expected, atol=1e-5)
+    labels = generator.generate({"picture": np.repeat(picture[:1], 2000, 0)}, want=["label"], batch_size=2000)["label"]
+    np.testing.assert_allclose(np.bincount(labels, minlength=3) / 2000, expected[0], atol=0.04)
+
+
+def test_score_of_one_id_is_its_log_likelihood():
+    """Of one token the bound is exact: the loss where it is masked, whatever t is."""
+    mods = [*modalities()[:1], Modality("label", LabelTokenizer(3))]
+    generator = MultimodalGenerator(timeless(MultimodalDiT(mods, **SMALL)), mods)
+    picture, label = batch_of(4)["picture"], np.array([0, 1, 2, 1], "int32")
+    p = generator.classify({"picture": picture}, "label")
+    score = generator.score({"label": label}, {"picture": picture}, num_draws=400)
+    error = np.abs(score["bound"] + np.log(p[np.arange(4), label]))
+    assert (score["standard_error"] < 0.3 * score["bound"] + 0.03).all() and (score["standard_error"] > 0).all()
+    assert (error < 4 * score["standard_error"]).all()
+
+
+def test_embed_is_the_mean_of_the_tokens(generator):
+    data = batch_of(4)
+    one = generator.embed({"word": data["word"]})
+    both = generator.embed({"word": data["word"], "picture": data["picture"]})
+    assert one.shape == both.shape == (4, 16) and np.abs(one - both).max() > 1e-3
+    np.testing.assert_allclose(generator.embed({"word": data["word"][:2]}), one[:2], atol=1e-6)

@@ -1,0 +1,170 @@
+"""What models of several modalities refuse."""
+
+import numpy as np
+import pytest
+from multimodal_models import SMALL, batch_of, make, modalities
+
+from keras_mmai import Modality, MultimodalDiffusionTransformer, MultimodalDiT
+from keras_mmai.diffusion import (
+    Euler,
+    GaussianDiffusion,
+    Heun,
+    MaskedDiffusion,
+    MaskGIT,
+    UniformTimes,
+    VPCosine,
+)
+from keras_mmai.models import TokenSpace
+from keras_mmai.tokenizers import PassThrough
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: Modality("two words", PassThrough((4, 2))), "letters"),
+        (lambda: Modality("a_to_b", PassThrough((4, 2))), "_to_"),
+        (lambda: Modality("noise", PassThrough((4, 2))), "another than"),
+        (lambda: Modality("x", PassThrough((4, 2)), weight=0.0), "weight"),
+        (lambda: Modality("x", PassThrough((4, 2)), rate=-1.0), "rate"),
+        (lambda: Modality("x", PassThrough((4, 2)), tokens="codes"), "latents"),
+        (lambda: Modality("x", PassThrough((4, 2)), process=MaskedDiffusion(4)), "GaussianDiffusion"),
+        (lambda: Modality("x", PassThrough((4,), 5), process=MaskedDiffusion(4)), "vocabulary 5"),
+        (lambda: TokenSpace((4, 4, 4, 4, 2)), "axes"),
+        (lambda: TokenSpace((4, 4), 5, patch_size=2), "patch_size"),
+        (lambda: TokenSpace((4,), 5, adaln=True), "adaln"),
+        (lambda: TokenSpace((4,), 5, rate=0.0), "rate"),
+        (lambda: MultimodalDiT({"y": TokenSpace((1,), 5, adaln=True)}, **SMALL), "nothing that is generated"),
+        (lambda: MultimodalDiT(modalities(), hidden_dim=10, num_heads=4), "num_heads"),
+        (lambda: MultimodalDiT(modalities(), streams="none", **SMALL), "streams"),
+        (lambda: MultimodalDiffusionTransformer([]), "modalities"),
+        (lambda: MultimodalDiffusionTransformer(modalities()[:1] * 2), "different names"),
+        (lambda: make(tasks={"a": (("smell",), ("word",))}), "smell"),
+        (lambda: make(tasks={"a": (("word",), ())}), "wanted"),
+        (lambda: make(tasks={"a": (("word",), ("word",))}), "given is not wanted"),
+        (lambda: make(tasks={"a": ("word", "picture")}), "two tuples"),
+        (lambda: make(independent_times=2.0), "independent_times"),
+        (lambda: make(partly_known=-1.0), "partly_known"),
+        (
+            lambda: MultimodalDiffusionTransformer(modalities(), MultimodalDiT(modalities()[:2], **SMALL)),
+            "other modalities",
+        ),
+    ],
+)
+def test_what_can_not_be_built(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda d: d.update(smell=np.ones(4)), "smell"),
+        (lambda d: d.update(word=d["word"][:2]), "rows"),
+        (lambda d: d.update(word=d["word"] + 5), "0..5"),
+        (lambda d: d.update(picture=d["picture"][:, :2]), r"\('b', 4, 4, 2\)"),
+        (lambda d: d.update(picture=d["picture"] * np.nan), "finite"),
+        (lambda d: d.update(present={"smell": np.ones(4, bool)}), "smell"),
+        (lambda d: d.update(present={"word": np.ones((4, 2), bool)}), r"\(b, 3\)"),
+        (lambda d: d.update(present={"word": np.ones(3, bool)}), "rows"),
+        (lambda d: d.update(task=np.full(4, 4)), "task"),
+        (lambda d: d.update(task=np.zeros(3, int)), "rows"),
+        (lambda d: d.update(t={"smell": np.zeros(4)}), "smell"),
+        (lambda d: d.update(present={"word": np.ones(4)}), "bool"),
+        (lambda d: [d.pop(name) for name in ("picture", "word", "sound")], "none of the modalities"),
+    ],
+)
+def test_what_fit_refuses(change, words):
+    data = batch_of(4)
+    change(data)
+    model = make()
+    model.compile("adam")
+    with pytest.raises(ValueError, match=words):
+        model.fit(data, verbose=0)
+
+
+def test_processes_and_schedules_are_free():
+    process = GaussianDiffusion(VPCosine(), "v", UniformTimes())
+    assert Modality("x", PassThrough((4, 2)), process=process).process == process
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return make().generator(num_steps=4)
+
+
+@pytest.fixture
+def given():
+    return {"word": batch_of(5)["word"]}
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda g, d: g.generate({"smell": d["word"]}), "smell"),
+        (lambda g, d: g.generate(d), "Nothing is wanted"),
+        (lambda g, d: g.generate(want=[]), "Nothing is wanted"),
+        (lambda g, d: g.generate(want=["smell"]), "smell"),
+        (lambda g, d: g.generate({"word": d["word"]}, want=["word"]), "known"),
+        (lambda g, d: g.generate({"word": d["word"]}, known={"sound": np.ones(4, bool)}), "known"),
+        (lambda g, d: g.generate({"word": d["word"]}, known={"word": np.ones(4, bool)}), r"\(3,\)"),
+        (lambda g, d: g.generate({"word": d["word"]}, known={"word": np.ones(3)}), "bool"),
+        (lambda g, d: g.generate({"word": d["word"]}, present={"sound": np.ones(4, bool)}), "present"),
+        (lambda g, d: g.generate({"word": d["word"]}, present={"word": np.ones(5, bool)}), "present"),
+        (lambda g, d: g.generate({"word": d["word"]}, present={"word": np.ones((4, 2), bool)}), "present"),
+        (lambda g, d: g.generate(want="word"), "list"),
+        (lambda g, d: g.generate(d, ["word"], {"word": np.ones(3, bool)}, guidance={"word": 2.0}), "not wanted"),
+        (lambda g, d: g.generate({"word": d["word"]}, guidance={"sound": 2.0}), "absent"),
+        (lambda g, d: g.generate({"word": d["word"]}, guidance={"smell": 2.0}), "smell"),
+        (lambda g, d: g.generate({"word": d["word"], "sound": d["sound"][:2]}), "rows"),
+        (lambda g, d: g.generate({"word": d["word"]}, num_samples=2), "rows"),
+        (lambda g, d: g.generate(num_samples=0), "nothing to do"),
+        (lambda g, d: g.generate({"word": d["word"]}, seed=np.zeros(4, "int32")), r"\(b, 2\)"),
+        (lambda g, d: g.generate({"word": d["word"] + 9}), "0..5"),
+        (lambda g, d: g.generate({"word": d["word"]}, steps=0), "steps"),
+        (lambda g, d: g.classify({"picture": d["picture"]}, "word"), "one id"),
+        (lambda g, d: g.score({"picture": d["picture"]}), "bound"),
+        (lambda g, d: g.score({"word": d["word"], "sound": d["sound"]}), "one modality"),
+        (lambda g, d: g.classify({}, "picture"), "one id"),
+        (lambda g, d: g.embed({}), "nothing is given"),
+    ],
+)
+def test_what_a_generator_refuses(call, words, generator):
+    with pytest.raises(ValueError, match=words):
+        call(generator, batch_of(4))
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (dict(samplers={"word": Euler()}), "MaskedSampler"),
+        (dict(samplers={"picture": MaskGIT()}), "latents"),
+        (dict(samplers={"picture": Heun()}), "evaluation"),
+        (dict(samplers={"smell": Euler()}), "smell"),
+        (dict(guidance={"smell": 2.0}), "smell"),
+        (dict(num_steps=0), "num_steps"),
+    ],
+)
+def test_what_a_generator_can_not_be(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        make().generator(**arguments)
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+def test_what_was_not_learned_can_not_be_asked_for():
+    model = make(tasks={"a": (("word",), ("picture",))})
+    generator, data = model.generator(num_steps=2), batch_of(2)
+    for ask in (
+        lambda: generator.generate({"picture": data["picture"]}, ["word"]),
+        lambda: generator.generate({"word": data["word"], "sound": data["sound"]}, ["picture"]),
+        lambda: generator.score({"word": data["word"]}),
+    ):
+        with pytest.raises(ValueError, match="No task has"):
+            ask()
+    model = make()
+    model.compile("sgd", run_eagerly=True)
+    del data["sound"]
+    model.fit(data, verbose=0)
+    generator = model.generator(num_steps=2)
+    generator.generate({"word": data["word"]}, ["picture"])
+    with pytest.raises(ValueError, match="No training example had 'sound'"):
+        generator.generate({"word": data["word"]}, ["sound"])

@@ -1,0 +1,136 @@
+"""Signals in and signals out, saved, loaded and served."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from multimodal_models import SMALL, awake, batch_of, make
+from small_models import heavy
+
+from keras_mmai import VAE, VQVAE, Modality, MultimodalDiT, MultimodalGenerator
+from keras_mmai.layers import VectorQuantizer
+from keras_mmai.noise import row_seeds
+from keras_mmai.tokenizers import ByteTokenizer, CharacterTokenizer, LabelTokenizer, PassThrough
+
+numpy = ops.convert_to_numpy
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return make().generator(num_steps=4)
+
+
+@pytest.fixture
+def given():
+    return {"word": batch_of(5)["word"]}
+
+
+@heavy
+def test_averages_and_saving(tmp_path, given):
+    model = make(ema_decays=(0.9,))
+    model.compile("adam", run_eagerly=True)
+    model.fit(batch_of(8), batch_size=4, epochs=2, verbose=0)
+    generator = model.generator(num_steps=3, guidance={"word": 2.0})
+    out = generator.generate(given)
+    model.save(tmp_path / "model.keras")
+    generator.save(tmp_path / "generator.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for other in (
+        loaded.generator(num_steps=3, guidance={"word": 2.0}),
+        keras.saving.load_model(tmp_path / "generator.keras"),
+    ):
+        again = other.generate(given)
+        for name in out:
+            np.testing.assert_allclose(again[name], out[name], atol=1e-5)
+    model.assign_averages()
+    average = dict(zip([v.path for v in model.network.weights], model.network.weights))
+    for weight, value in zip(generator.network.weights, average.values()):
+        np.testing.assert_allclose(numpy(weight), numpy(value), atol=1e-6)
+
+
+TEXT_AND_X = {"to_text": (("x",), ("text",)), "to_x": (("text",), ("x",))}
+
+
+def tokenized(kind):
+    """Modalities with trained tokenizers: an image by codes or latents, and a text."""
+    sizes = dict(filters=(8,), num_residual_layers=1, residual_filters=8)
+    if kind == "codes":
+        image = Modality("image", VQVAE((8, 8, 1), quantizer=VectorQuantizer(16, 4, seed=0), **sizes))
+    else:
+        image = Modality("image", VAE((8, 8, 1), latent_dim=2, seed=0, **sizes), patch_size=2)
+    return [image, Modality("text", ByteTokenizer(4)), Modality("label", LabelTokenizer(["a", "b"]))]
+
+
+@heavy
+@pytest.mark.parametrize("kind", ["codes", "latents"])
+def test_signals_in_and_signals_out(kind):
+    mods = tokenized(kind)
+    generator = MultimodalGenerator(awake(MultimodalDiT(mods, **SMALL)), mods, num_steps=3)
+    out = generator.generate({"text": ["one", "two"]})
+    assert out["image"].shape == (2, 8, 8, 1) and np.abs(out["image"]).max() <= 1 and set(out["label"]) <= {"a", "b"}
+    back = generator.generate({"image": out["image"], "label": out["label"]})
+    assert len(back["text"]) == 2 and all(isinstance(text, str) for text in back["text"])
+
+
+def test_a_learned_alphabet_is_loaded(tmp_path):
+    text = CharacterTokenizer(3).fit(["abc", "bad"])
+    mods = [Modality("text", text), Modality("x", PassThrough((4, 2)))]
+    generator = MultimodalGenerator(awake(MultimodalDiT(mods, **SMALL)), mods, num_steps=2)
+    generator.save(tmp_path / "generator.keras")
+    again = keras.saving.load_model(tmp_path / "generator.keras")
+    x = np.ones((3, 4, 2), "float32")
+    assert again.generate({"x": x})["text"] == generator.generate({"x": x})["text"]
+    with pytest.raises(ValueError, match="learned nothing"):
+        Modality("text", CharacterTokenizer(3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["codes", "latents"])
+def test_a_saved_model_has_a_signature_for_each_task(kind, tmp_path):
+    mods = tokenized(kind)
+    tasks = {
+        "text_to_image": (("text",), ("image",)),
+        "image_to_rest": (("image",), ("text", "label")),
+        "all": ((), ("image", "text", "label")),
+    }
+    network = awake(MultimodalDiT(mods, **SMALL))
+    generator = MultimodalGenerator(network, mods, tasks, num_steps=3, guidance={"text": 2.0})
+    path = generator.export(tmp_path / "served", verbose=False)
+    import tensorflow as tf
+
+    served = tf.saved_model.load(str(path)).signatures
+    assert set(served) == {*tasks, "serving_default"}
+    seeds = numpy(row_seeds(0, 2))
+    image = served["text_to_image"](seed=tf.constant(seeds), text=tf.constant(["one", "two"]))["image"].numpy()
+    ours = generator.generate({"text": ["one", "two"]}, want=["image"])["image"]
+    np.testing.assert_allclose(image, ours, atol=1e-4)
+    rest = served["image_to_rest"](seed=tf.constant(seeds), image=tf.constant(ours))
+    again = generator.generate({"image": ours})
+    assert [text.decode("utf-8", "replace") for text in rest["text"].numpy()] == again["text"]
+    assert ["ab"[i] for i in rest["label"].numpy()] == list(again["label"])
+
+
+def test_decode_gives_signals():
+    mods = tokenized("codes")
+    generator = MultimodalGenerator(MultimodalDiT(mods, **SMALL), mods)
+    codes, texts = np.zeros((2, 4, 4), "int32"), mods[1].encode(["ab", "c"])
+    out = generator.decode({"image": codes, "text": texts})
+    np.testing.assert_allclose(out["image"], numpy(mods[0].tokenizer.decode(codes)), atol=1e-6)
+    assert out["text"] == ["ab", "c"]
+
+
+@pytest.mark.slow
+def test_a_text_that_tensorflow_can_not_run_is_served_as_ids(tmp_path):
+    mods = [Modality("text", CharacterTokenizer(3, "abc")), Modality("x", PassThrough((4, 2)))]
+    generator = MultimodalGenerator(awake(MultimodalDiT(mods, **SMALL)), mods, TEXT_AND_X, num_steps=2)
+    path = generator.export(tmp_path / "served", verbose=False)
+    import tensorflow as tf
+
+    served = tf.saved_model.load(str(path)).signatures
+    seeds, x = tf.constant(numpy(row_seeds(0, 2))), np.ones((2, 4, 2), "float32")
+    ids = served["to_text"](seed=seeds, x=tf.constant(x))["text"].numpy()
+    assert mods[0].tokenizer.decode(ids) == generator.generate({"x": x})["text"]
+    answer = served["to_x"](seed=seeds, text=tf.constant(mods[0].encode(["ab", "c"])))["x"].numpy()
+    np.testing.assert_allclose(answer, generator.generate({"text": ["ab", "c"]})["x"], atol=1e-4)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="ids must be in"):
+        served["to_x"](seed=seeds, text=tf.constant([[9, 0, 0], [1, 2, 3]]))
