@@ -2,10 +2,21 @@
 
 Four rooms: `layers` (blocks with weights), `tokenizers` (signal <-> tokens), `diffusion` (mathematics without
 weights), and the models, which are here at the top. Around them `data`, `metrics`, `callbacks`, `visualization`,
-`checkpoints`.
+`inspection`, `checkpoints`.
 """
 
-from keras_mmai import callbacks, checkpoints, data, diffusion, layers, memory, metrics, tokenizers, visualization
+from keras_mmai import (
+    callbacks,
+    checkpoints,
+    data,
+    diffusion,
+    inspection,
+    layers,
+    memory,
+    metrics,
+    tokenizers,
+    visualization,
+)
 from keras_mmai.models import (
     DiffusionTransformer,
     DiT,
@@ -33,6 +44,7 @@ __all__ = [
     "checkpoints",
     "data",
     "diffusion",
+    "inspection",
     "layers",
     "memory",
     "metrics",

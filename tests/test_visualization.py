@@ -208,3 +208,20 @@ def test_codebook_usage_states_codes_in_use_and_perplexity():
 def test_errors_teach(draw, message):
     with pytest.raises(ValueError, match=message):
         draw()
+
+
+def test_signal_table_draws_every_kind(tmp_path):
+    image, wave = np.zeros((4, 4, 1), "float32"), np.sin(np.arange(800.0))[:, None].astype("float32")
+    video = np.stack([np.full((4, 4, 3), value, "float32") for value in (-1.0, 1.0, -1.0)])
+    rows = [[image, wave, "three"], [video, np.zeros((5, 2)), 3], [np.zeros((4, 4, 2)), None]]
+    figure = visualization.signal_table(rows, list("abc"), list("xyz"), 8000, "All", tmp_path / "table.png")
+    assert (tmp_path / "table.png").stat().st_size > 1000
+    panels = np.array(figure.axes).reshape(3, 3)
+    assert (panels[1, 0].images[0].get_array() == 255).all()  # the middle frame
+    assert panels[0, 2].texts[0].get_text() == "three" and not panels[2, 1].has_data()
+    with pytest.raises(ValueError, match="`rows` must be one for each"):
+        visualization.signal_table(rows, ["a"])
+    with pytest.raises(ValueError, match="list of rows"):
+        visualization.signal_table([])
+    with pytest.raises(ValueError, match="one to four axes"):
+        visualization.signal_table([[np.zeros((1,) * 5)]])

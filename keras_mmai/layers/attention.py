@@ -85,7 +85,20 @@ def mask_of_tokens(mask):
 def attend(q, k, v, mask=None):
     """Scaled dot-product attention of (b, n, h, d / h), to the keys that `mask` says, (b, n) or for each query
     (b, n, n), or to all."""
+    return ops.dot_product_attention(q, k, v, mask=_mask_of_heads(mask))
+
+
+def attention_weights(q, k, mask=None):
+    """The weights by which `attend` sums the values, the mean over the heads: (b, n, n) float32, rows sum to 1."""
+    q, k = ops.cast(q, "float32"), ops.cast(k, "float32")
+    logits = ops.einsum("bqhd,bkhd->bhqk", q, k) / float(q.shape[-1]) ** 0.5
     if mask is not None:
-        mask = ops.cast(mask, "bool")
-        mask = mask[:, None, None, :] if len(mask.shape) == 2 else mask[:, None]
-    return ops.dot_product_attention(q, k, v, mask=mask)
+        logits = ops.where(_mask_of_heads(mask), logits, -1e30)
+    return ops.mean(ops.softmax(logits, axis=-1), axis=1)
+
+
+def _mask_of_heads(mask):
+    if mask is None:
+        return None
+    mask = ops.cast(mask, "bool")
+    return mask[:, None, None, :] if len(mask.shape) == 2 else mask[:, None]

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_mmai.layers.attention import SelfAttention, attend, mask_of_tokens
+from keras_mmai.layers.attention import SelfAttention, attend, attention_weights, mask_of_tokens
 from keras_mmai.layers.feed_forward import FeedForward, SwiGLU
 from keras_mmai.serialization import register
 
@@ -100,6 +100,11 @@ class DiTBlock(keras.layers.Layer):
         x, heads, gates = self.before(x, condition, rotary, segments)
         return self.after(x, attend(*heads, mask), gates)
 
+    def attention_weights(self, x, condition, mask=None, rotary=None, segments=None):
+        """How much each token attends to each, the mean over the heads: (b, n, n) float32."""
+        _, (q, k, _), _ = self.before(x, condition, rotary, segments)
+        return attention_weights(q, k, mask)
+
     def before(self, x, condition, rotary=None, segments=None):
         """The tokens, their queries, keys and values, and what `after` needs of the condition."""
         x = ops.cast(x, self.compute_dtype)
@@ -149,20 +154,29 @@ class JointDiTBlock(keras.layers.Layer):
         self.built = True
 
     def call(self, x, condition, mask=None, rotary=None, segments=None, names=None):
-        names = self.lengths if names is None else names
-        parts, start = [], 0
-        for name in names:
+        streams, heads = self._before(x, condition, rotary, segments, names)
+        attended, outputs = attend(*heads, mask), []
+        for block, part, own, gates in streams:
+            outputs.append(block.after(own, attended[:, part], gates))
+        return ops.concatenate(outputs, axis=1)
+
+    def attention_weights(self, x, condition, mask=None, rotary=None, segments=None, names=None):
+        """As that of `DiTBlock`."""
+        _, (q, k, _) = self._before(x, condition, rotary, segments, names)
+        return attention_weights(q, k, mask)
+
+    def _before(self, x, condition, rotary, segments, names):
+        """(block, its place, its tokens, gates) of each stream; queries, keys and values of all."""
+        streams, heads, start = [], [], 0
+        for name in self.lengths if names is None else names:
             part = slice(start, start + self.lengths[name])
             turn = None if rotary is None else [table[part] for table in rotary]
             own = None if segments is None else segments[..., part, :]
-            parts.append((self.blocks[name], *self.blocks[name].before(x[:, part], condition, turn, own)))
+            tokens, qkv, gates = self.blocks[name].before(x[:, part], condition, turn, own)
+            streams.append((self.blocks[name], part, tokens, gates))
+            heads.append(qkv)
             start = part.stop
-        heads = [ops.concatenate(each, axis=1) for each in zip(*(heads for _, _, heads, _ in parts))]
-        attended, start, outputs = attend(*heads, mask), 0, []
-        for name, (block, part, _, gates) in zip(names, parts):
-            outputs.append(block.after(part, attended[:, start : start + self.lengths[name]], gates))
-            start += self.lengths[name]
-        return ops.concatenate(outputs, axis=1)
+        return streams, [ops.concatenate(each, axis=1) for each in zip(*heads)]
 
     def compute_mask(self, x, mask=None):
         return mask_of_tokens(mask)

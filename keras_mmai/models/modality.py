@@ -103,6 +103,11 @@ class Modality(Configurable):
             return tuple(self.tokenizer.latent_shape)
         return tuple(self.tokenizer.token_shape)
 
+    @property
+    def sample_rate(self):
+        """Samples per second of the signal, or None."""
+        return getattr(self.tokenizer, "sample_rate", None)
+
     def _space(self):
         """The `TokenSpace` that a network needs to know."""
         code_axes = self.code_axes
@@ -110,10 +115,10 @@ class Modality(Configurable):
             quantizer = getattr(self.tokenizer, "quantizer", None)
             code_axes = len(quantizer.code_shape) if self.tokens == "codes" and quantizer is not None else 0
         place = dict(vocabulary=self.vocabulary, code_axes=code_axes, patch_size=self.patch_size, adaln=self.adaln)
-        rate, sample_rate = self.rate, getattr(self.tokenizer, "sample_rate", None)
-        if rate is None and sample_rate is not None:
+        rate = self.rate
+        if rate is None and self.sample_rate is not None:
             grid = TokenSpace(self.token_shape, **place).grid
-            rate = sample_rate * grid[0] / self.tokenizer.input_shape[0]
+            rate = self.sample_rate * grid[0] / self.tokenizer.input_shape[0]
         return TokenSpace(self.token_shape, rate=rate, **place)
 
     def holds_tokens(self, x):
@@ -185,16 +190,21 @@ class Modality(Configurable):
             self.check_signals(x)
         return ops.stop_gradient(self.tokenizer.encode(x, tokens=self.tokens))
 
-    def mean_loss(self, output, target, t, wanted):
-        """The process's loss over the tokens `wanted` (b, n), for each example times what makes the batch's mean that
-        over the examples that generate the modality, (b,); and how many do, ()."""
+    def losses(self, output, target, t, wanted):
+        """The process's loss, the mean over the tokens `wanted` (b, n) of each example, 0 where there are none; and
+        how many there are: (b,) float32 each."""
         count = ops.sum(ops.cast(wanted, "float32"), axis=1)
         wanted = self.space.spread(wanted)
         if self.vocabulary is None:
             output, target = ops.where(wanted, output, 0.0), ops.where(wanted, target, 0.0)
         else:
             target = ops.where(wanted, target, -1)
-        loss = self.process.loss(output, target, t) * self.space.num_tokens / ops.maximum(count, 1.0)
+        return self.process.loss(output, target, t) * self.space.num_tokens / ops.maximum(count, 1.0), count
+
+    def mean_loss(self, output, target, t, wanted):
+        """`losses`, times what makes the batch's mean that over the examples that generate the modality, (b,); and how
+        many do, ()."""
+        loss, count = self.losses(output, target, t, wanted)
         generating = ops.sum(ops.cast(count > 0, "float32"))
         return loss * ops.cast(ops.shape(loss)[0], "float32") / ops.maximum(generating, 1.0), generating
 

@@ -120,11 +120,11 @@ class MultimodalDiT(keras.Model):
 
     def call(self, tokens, t, present=None, known=None, training=False):
         x, layout = self._trunk(tokens, t, present, known)
-        outputs, start = {}, 0
+        outputs, start, options = {}, 0, layout["options"]
         for name in layout["names"]:
             space, stop = self.spaces[name], start + self.spaces[name].num_tokens
-            segments = layout["segments"][..., start:stop, :]
-            output = self.outputs_of[name](x[:, start:stop], layout["condition"], segments=segments)
+            segments = options["segments"][..., start:stop, :]
+            output = self.outputs_of[name](x[:, start:stop], options["condition"], segments=segments)
             outputs[name] = ops.cast(self._shaped(output, space), "float32")
             start = stop
         return outputs
@@ -132,10 +132,29 @@ class MultimodalDiT(keras.Model):
     def features(self, tokens, t, present=None, known=None):
         """The mean of the last block's present tokens: (b, hidden_dim) float32."""
         x, layout = self._trunk(tokens, t, present, known)
-        weight = ops.cast(layout["present"], "float32")[..., None]
+        weight = ops.cast(layout["options"]["mask"], "float32")[..., None]
         return ops.sum(ops.cast(x, "float32") * weight, axis=1) / ops.maximum(ops.sum(weight, axis=1), 1.0)
 
+    def attention(self, tokens, t, present=None, known=None):
+        """How much each token attends to each: (b, n, n) float32, the mean over blocks and heads; and the slice of n
+        that each modality takes, by name."""
+        x, layout = self._start(tokens, t, present, known)
+        total, places, start = 0.0, {}, 0
+        for block in self.blocks:
+            total = total + block.attention_weights(x, **layout["options"])
+            x = block(x, **layout["options"])
+        for name in layout["names"]:
+            places[name] = slice(start, start + self.spaces[name].num_tokens)
+            start = places[name].stop
+        return total / self.num_layers, places
+
     def _trunk(self, tokens, t, present, known):
+        x, layout = self._start(tokens, t, present, known)
+        for block in self.blocks:
+            x = block(x, **layout["options"])
+        return x, layout
+
+    def _start(self, tokens, t, present, known):
         present, known = present or {}, known or {}
         unknown = sorted({*tokens, *t, *present, *known} - set(self.spaces))
         if unknown:
@@ -173,12 +192,10 @@ class MultimodalDiT(keras.Model):
             if space.adaln:
                 label = self._label(name, tokens, present, batch)
                 condition = condition + self.embeds[name](label)
-        options = dict(mask=here, rotary=rotary, segments=segments)
+        options = dict(condition=condition, mask=here, rotary=rotary, segments=segments)
         if self.streams == "separate":
             options["names"] = tuple(names)
-        for block in self.blocks:
-            x = block(x, condition, **options)
-        return x, {"names": names, "segments": segments, "condition": condition, "present": here}
+        return x, {"names": names, "options": options}
 
     def _label(self, name, tokens, present, batch):
         """The ids of a condition (b, ...), the mask where it is absent."""

@@ -7,9 +7,9 @@ import numpy as np
 from keras import ops
 
 from keras_mmai.diffusion import Euler, MaskedAncestral, MaskedSampler, Sampler
-from keras_mmai.models.programs import Classify, Decode, Embed, Fill, Score
+from keras_mmai.models.door import Door
+from keras_mmai.models.programs import Attention, Classify, Decode, Embed, Fill, Losses, Score, Way
 from keras_mmai.models.tasks import checked_tasks
-from keras_mmai.noise import row_seeds
 from keras_mmai.serialization import register
 from keras_mmai.serving import Servable
 
@@ -49,10 +49,11 @@ class MultimodalGenerator(Servable, keras.Model):
         self.guidance = dict(guidance or {})
         self.unseen = tuple(unseen)
         self._by_name = {m.name: m for m in self.modalities}
+        self._door = Door(self)
         self._program = functools.cache(self._make_program)
         self.tokenizers = [m.tokenizer for m in self.modalities]  # so that their weights are saved
-        self._check_names(self.samplers, "samplers")
-        self._check_names(self.guidance, "guidance")
+        self._door.check_names(self.samplers, "samplers")
+        self._door.check_names(self.guidance, "guidance")
         for name, sampler in self.samplers.items():
             masked = self._by_name[name].tokens == "codes"
             if not isinstance(sampler, Sampler) or isinstance(sampler, MaskedSampler) != masked:
@@ -65,21 +66,10 @@ class MultimodalGenerator(Servable, keras.Model):
     def get_build_config(self):
         return None
 
-    def _check_names(self, names, argument):
-        if isinstance(names, str):
-            raise ValueError(f"`{argument}` is a list or dict of names. Received: {names!r}")
-        unknown = sorted(set(names) - set(self._by_name))
-        if unknown:
-            raise ValueError(f"`{argument}`: the modalities are {sorted(self._by_name)}. Received: {unknown}")
-
-    def _check_learned(self, names, place, role):
-        """Of modalities that some task of the training has in a role: given or wanted."""
-        learned = {name for task in self.tasks.values() for name in task[place]}
-        for name in names:
-            if name in self.unseen:
-                raise ValueError(f"No training example had {name!r}: it can't be {role}.")
-            if name not in learned:
-                raise ValueError(f"No task has {name!r} {role}: it was not learned. The tasks: {self.tasks}")
+    def modality(self, name):
+        """The `Modality` of this name."""
+        self._door.check_names([name], "name")
+        return self._by_name[name]
 
     def sampler_of(self, name):
         default = MaskedAncestral() if self._by_name[name].tokens == "codes" else Euler()
@@ -120,43 +110,46 @@ class MultimodalGenerator(Servable, keras.Model):
             ValueError: on an unknown modality, nothing wanted, one that is given and wanted without `known`, rows of
                 different number, guidance by what is not given, or signals that their tokenizer does not take.
         """
-        given, known = dict(given or {}), dict(known or {})
-        for names, argument in ((given, "given"), (want or (), "want"), (known, "known")):
-            self._check_names(names, argument)
-        want = (
-            tuple(m.name for m in self.modalities if m.name in want)
-            if want is not None
-            else tuple(m.name for m in self.modalities if (m.name not in given or m.name in known) and not m.adaln)
-        )
-        if not want:
-            raise ValueError("Nothing is wanted: name in `want` at least one modality that is generated.")
-        if any(self._by_name[name].adaln for name in want):
-            raise ValueError(f"A condition (`adaln`) is only given. Received: want={want}")
-        if set(known) != set(given) & set(want):
-            raise ValueError(
-                "`known` is for exactly what is both given and wanted: it says which tokens stay. Received: "
-                f"given={sorted(given)}, want={sorted(want)}, known={sorted(known)}"
-            )
-        if steps is not None and steps < 1:
-            raise ValueError(f"`steps` must be at least 1. Received: {steps}")
-        self._check_learned(want, 1, "wanted")
-        self._check_learned(set(given) - set(want), 0, "given")
-        scales = self._scales(guidance, [name for name in given if name not in want])
-        inputs, rows = self._inputs(given, present, num_samples, seed)
-        if known:
-            inputs["known"] = {name: self._known(name, flags, rows) for name, flags in known.items()}
-        if scales:
-            inputs["guidance"] = {name: np.full(rows, scale, "float32") for name, scale in scales.items()}
-        fill = self._program(Fill, want, self.num_steps if steps is None else steps)
+        fill, inputs = self._filling(Fill, given, want, known, present, num_samples, steps, guidance, seed)
         out = fill.predict(inputs, batch_size=batch_size, verbose=verbose)
         return {
-            name: self._by_name[name].tokenizer.decode(out[name]) if self._by_name[name].lossless else out[name]
-            for name in want
+            name: self._by_name[name].tokenizer.decode(x) if self._by_name[name].lossless else x
+            for name, x in out.items()
         }
+
+    def trajectory(
+        self,
+        given=None,
+        want=None,
+        known=None,
+        present=None,
+        num_samples=None,
+        steps=None,
+        guidance=None,
+        seed=0,
+        batch_size=100,
+        verbose=0,
+    ):
+        """What the network takes the wanted signals to be in each step of `generate`, whose arguments these are.
+
+        Returns:
+            dict by name of lists, one for each step, of signals (n, ...); that of the last step is what is generated.
+        """
+        way, inputs = self._filling(Way, given, want, known, present, num_samples, steps, guidance, seed)
+        out = way.predict(inputs, batch_size=batch_size, verbose=verbose)
+        return {
+            name: [self.decode({name: tokens}, batch_size)[name] for tokens in np.swapaxes(x, 0, 1)]
+            for name, x in out.items()
+        }
+
+    def _filling(self, kind, given, want, known, present, num_samples, steps, guidance, seed):
+        """A `Fill` and what it takes."""
+        want, inputs = self._door.filling(given, want, known, present, num_samples, steps, guidance, seed)
+        return self._program(kind, want, self.num_steps if steps is None else steps), inputs
 
     def decode(self, tokens, batch_size=100, verbose=0):
         """Tokens of the host, a dict (n, ...) by modality, to signals, as `generate` gives them."""
-        self._check_names(tokens, "tokens")
+        self._door.check_names(tokens, "tokens")
         signals = {}
         for name, values in tokens.items():
             modality = self._by_name[name]
@@ -172,15 +165,15 @@ class MultimodalGenerator(Servable, keras.Model):
 
         `given` and `present`: as those of `generate`.
         """
-        self._check_names({*given, target}, "given and target")
+        self._door.check_names({*given, target}, "given and target")
         space = self.network.spaces[target]
         if space.vocabulary is None or space.num_tokens * space.num_codes > 1 or space.adaln:
             raise ValueError(f"`target` must be a modality of one id, such as a label. Received: {target!r}")
         if target in given:
             raise ValueError(f"`target` is not given. Received: {target!r} in `given`")
-        self._check_learned([target], 1, "wanted")
-        self._check_learned(given, 0, "given")
-        inputs, _ = self._inputs(self._not_empty(given), present)
+        self._door.check_learned([target], 1, "wanted")
+        self._door.check_learned(given, 0, "given")
+        inputs, _ = self._door.inputs(self._door.not_empty(given), present)
         return self._program(Classify, target).predict(inputs, batch_size=batch_size, verbose=verbose)
 
     def embed(self, given, present=None, batch_size=100, verbose=0):
@@ -188,8 +181,8 @@ class MultimodalGenerator(Servable, keras.Model):
 
         `given` and `present`: as those of `generate`.
         """
-        self._check_names(given, "given")
-        inputs, _ = self._inputs(self._not_empty(given), present)
+        self._door.check_names(given, "given")
+        inputs, _ = self._door.inputs(self._door.not_empty(given), present)
         return self._program(Embed).predict(inputs, batch_size=batch_size, verbose=verbose)
 
     def score(self, signals, given=None, present=None, num_draws=64, seed=0, batch_size=100, verbose=0):
@@ -208,7 +201,7 @@ class MultimodalGenerator(Servable, keras.Model):
             ValueError: on latents, which have no such bound, or more than one modality.
         """
         given = dict(given or {})
-        self._check_names({*signals, *given}, "signals and given")
+        self._door.check_names({*signals, *given}, "signals and given")
         if len(signals) != 1 or set(signals) & set(given):
             raise ValueError(f"`signals` is one modality that is not given. Received: {sorted(signals)}")
         (name,) = signals
@@ -216,73 +209,69 @@ class MultimodalGenerator(Servable, keras.Model):
             raise ValueError(f"{name!r} is not generated as ids: its likelihood has no such bound.")
         if num_draws < 2:
             raise ValueError(f"`num_draws` must be at least 2. Received: {num_draws}")
-        self._check_learned(signals, 1, "wanted")
-        self._check_learned(given, 0, "given")
-        inputs, _ = self._inputs({**given, **signals}, present, seed=seed)
+        self._door.check_learned(signals, 1, "wanted")
+        self._door.check_learned(given, 0, "given")
+        inputs, _ = self._door.inputs({**given, **signals}, present, seed=seed)
         return self._program(Score, name, num_draws).predict(inputs, batch_size=batch_size, verbose=verbose)
 
-    @staticmethod
-    def _not_empty(given):
-        if not given:
-            raise ValueError("Here nothing is given: name at least one modality with its signals in `given`.")
-        return given
+    def losses(self, signals, t, given=None, present=None, seed=0, batch_size=100, verbose=0):
+        """The training loss of signals at one noise level: each example's, float32 (n,), by name.
+
+        Args:
+            signals: dict by modality of signals (n, ...): noise of the level t is laid on all of them.
+            t: float in [0, 1].
+            given, present: as those of `generate`.
+            seed: of the noise, which is the same for every t: int or int32 (n, 2).
+        """
+        given = dict(given or {})
+        self._door.check_names({*signals, *given}, "signals and given")
+        if not signals or set(signals) & set(given) or any(self._by_name[name].adaln for name in signals):
+            raise ValueError(
+                "`signals` are one or more modalities that are generated and not given. Received: "
+                f"signals={sorted(signals)}, given={sorted(given)}"
+            )
+        self._door.check_learned(signals, 1, "wanted")
+        self._door.check_learned(given, 0, "given")
+        targets = tuple(m.name for m in self.modalities if m.name in signals)
+        inputs = self._at_level({**given, **signals}, t, present, seed)
+        return self._program(Losses, targets).predict(inputs, batch_size=batch_size, verbose=verbose)
+
+    def attention(self, signals, source, target, t, present=None, seed=0, batch_size=100, verbose=0):
+        """How much of its attention a modality gives to each token of another while it is generated.
+
+        Args:
+            signals: dict by modality of signals (n, ...), those of `source` and `target` among them; all are given but
+                the target.
+            source, target: names.
+            t: float in [0, 1], the noise level of the target.
+            present, seed: as those of `losses`.
+
+        Returns:
+            float32 (n, *grid): the mean over blocks, heads and the target's tokens, of 1 for all tokens together.
+
+        Raises:
+            ValueError: on a source or target that is not among the signals, or is a condition (`adaln`).
+        """
+        self._door.check_names(signals, "signals")
+        for argument, name in (("source", source), ("target", target)):
+            if name not in signals or self._by_name[name].adaln:
+                raise ValueError(f"`{argument}` is one of `signals` that has tokens. Received: {name!r}")
+        self._door.check_learned([target], 1, "wanted")
+        self._door.check_learned(set(signals) - {target}, 0, "given")
+        inputs = self._at_level(signals, t, present, seed)
+        maps = self._program(Attention, source, target).predict(inputs, batch_size=batch_size, verbose=verbose)
+        return maps.reshape(-1, *self.network.spaces[source].grid)
+
+    def _at_level(self, signals, t, present, seed):
+        if not 0 <= t <= 1:
+            raise ValueError(f"`t` is a noise level in [0, 1]. Received: {t}")
+        inputs, rows = self._door.inputs(signals, present, seed=seed)
+        return {**inputs, "t": np.full(rows, t, "float32")}
 
     def _make_program(self, kind, *arguments):
         program = kind(self, *arguments)
         program.jit_compile = self.jit_compile
         return program
-
-    def _inputs(self, given, present=None, num_samples=None, seed=None):
-        """What a program takes, checked, and how many rows it has."""
-        tokens = {name: self._by_name[name].encode(signals) for name, signals in given.items()}
-        sizes = {name: len(t) for name, t in tokens.items()}
-        if num_samples is not None:
-            sizes["num_samples"] = num_samples
-        if len(set(sizes.values())) > 1:
-            raise ValueError(f"What is given needs one row for each sample. Received: {sizes} rows")
-        rows = next(iter(sizes.values()), 1)
-        if rows < 1:
-            raise ValueError(f"There is nothing to do: {sizes} rows.")
-        inputs = {"given": tokens}
-        absent = sorted(set(present or {}) - set(given))
-        if absent:
-            raise ValueError(f"`present` is of what is given, {sorted(given)}. Received: {absent}")
-        if present:
-            inputs["present"] = {name: self._present(name, flags, rows) for name, flags in present.items()}
-        if seed is not None:
-            inputs["seed"] = ops.convert_to_numpy(row_seeds(seed, rows))
-        return inputs, rows
-
-    def _scales(self, guidance, given):
-        """{name: scale} of what guides."""
-        if guidance is None:
-            return {name: scale for name, scale in self.guidance.items() if name in given and scale != 1}
-        if not isinstance(guidance, dict):
-            guidance = dict.fromkeys(given, float(guidance))
-        self._check_names(guidance, "guidance")
-        absent = sorted(set(guidance) - set(given))
-        if absent:
-            raise ValueError(
-                f"`guidance` is by what is given and not wanted, {sorted(given)}. Received: {absent}, which are absent"
-            )
-        return {name: scale for name, scale in guidance.items() if scale != 1}
-
-    def _known(self, name, flags, rows):
-        """Bool flags of tokens, (n, tokens)."""
-        grid, flags = self.network.spaces[name].grid, np.asarray(flags)
-        if flags.shape not in (grid, (rows, *grid)) or flags.dtype.kind != "b":
-            raise ValueError(
-                f"`known` of {name!r} is bool of shape {grid} or {(rows, *grid)}. Received: {flags.shape} {flags.dtype}"
-            )
-        return np.broadcast_to(flags, (rows, *grid)).reshape(rows, -1)
-
-    def _present(self, name, flags, rows):
-        """Bool flags of tokens, (n, tokens)."""
-        flags, space = np.asarray(flags), self.network.spaces[name]
-        if len(flags) != rows:
-            raise ValueError(f"`present` of {name!r} needs a row for each of {rows}. Received: shape {flags.shape}")
-        flags = ops.convert_to_numpy(space.flags(flags, f"`present` of {name!r}"))
-        return np.broadcast_to(flags, (rows, space.num_tokens))
 
     def serving_signatures(self):
         """{name: (function, {argument: (shape, dtype)})}: one for each task, of "seed" and what is given.

@@ -5,7 +5,6 @@ says itself.
 """
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_mmai.diffusion import Denoiser, UniformTimes, normal, uniform, uniform_times
@@ -29,6 +28,29 @@ class Program(keras.Model):
         """The times of what is given."""
         rows = ops.shape(next(iter(given.values())))[0]
         return {name: ops.zeros((rows,)) for name in given if not self.modalities[name].adaln}
+
+    def noisy(self, inputs, t, stream=0):
+        """The tokens with noise on those of the modalities in `t`, {name: (b,)}, all times, and what is to be told."""
+        tokens, targets = dict(inputs["given"]), {}
+        seeds = split(inputs["seed"], len(self.modalities))
+        for place, (name, modality) in enumerate(self.modalities.items()):
+            if name in t:
+                draw = normal if modality.tokens == "latents" else uniform
+                noise = draw(seeds[:, place], modality.token_shape, stream=stream)
+                tokens[name], targets[name] = modality.process.corrupt(tokens[name], t[name], noise)
+        return tokens, {**self.at_rest(tokens), **t}, targets
+
+    def losses(self, inputs, t, stream=0):
+        """Each example's mean loss of a present token of the modalities in `t`, given the others: {name: (b,)}."""
+        tokens, times, targets = self.noisy(inputs, t, stream)
+        present = inputs.get("present", {})
+        outputs = self.network(tokens, times, present)
+        losses = {}
+        for name, target in targets.items():
+            shape = (ops.shape(target)[0], self.network.spaces[name].num_tokens)
+            wanted = present[name] if name in present else ops.ones(shape, dtype="bool")
+            losses[name], _ = self.modalities[name].losses(outputs[name], target, t[name], wanted)
+        return losses
 
 
 class Embed(Program):
@@ -65,28 +87,46 @@ class Score(Program):
         self.target, self.num_draws = target, num_draws
 
     def call(self, inputs):
-        modality = self.modalities[self.target]
-        x, seed, n = inputs["given"][self.target], inputs["seed"], self.num_draws
-        numbers, space = uniform(seed, (n,)), self.network.spaces[self.target]
-        here = inputs.get("present", {}).get(self.target)
-        count = int(np.prod(modality.token_shape))
+        name, n = self.target, self.num_draws
+        numbers = uniform(inputs["seed"], (n,))
+        here = inputs.get("present", {}).get(name)
+        space = self.network.spaces[name]
+        count = space.num_tokens if here is None else ops.sum(ops.cast(here, "float32"), axis=1)
 
         def one(total, i):
             t = UNIFORM((ops.cast(i, "float32") + ops.take(numbers, i, axis=1)) / n)
-            x_t, target = modality.process.corrupt(x, t, uniform(seed, modality.token_shape, stream=i + 1))
-            times = {**self.at_rest(inputs["given"]), self.target: t}
-            if here is not None:
-                target = ops.where(space.spread(here), target, -1)
-            tokens = {**inputs["given"], self.target: x_t}
-            output = self.network(tokens, times, inputs.get("present"))[self.target]
-            loss = count * modality.process.loss(output, target, t)
+            loss = count * space.num_codes * self.losses(inputs, {name: t}, stream=i + 1)[name]
             return (total[0] + loss, total[1] + ops.square(loss))
 
-        zeros = ops.zeros((ops.shape(x)[0],))
+        zeros = ops.zeros_like(numbers[:, 0])
         total, squares = ops.fori_loop(0, n, lambda i, total: one(total, i), (zeros, zeros))
         mean = total / n
         deviation = ops.sqrt(ops.maximum(squares / n - ops.square(mean), 0.0) / (n - 1))
         return {"bound": mean, "standard_error": deviation}
+
+
+class Losses(Program):
+    """The losses of `targets` at the noise level "t" (b,), the same for all of them, given the rest: (b,) by name."""
+
+    def __init__(self, generator, targets):
+        super().__init__(generator)
+        self.targets = targets
+
+    def call(self, inputs):
+        return self.losses(inputs, dict.fromkeys(self.targets, inputs["t"]))
+
+
+class Attention(Program):
+    """How much of its attention `target` at the noise level "t" (b,) gives to each token of `source`: (b, n)."""
+
+    def __init__(self, generator, source, target):
+        super().__init__(generator)
+        self.source, self.target = source, target
+
+    def call(self, inputs):
+        tokens, times, _ = self.noisy(inputs, {self.target: inputs["t"]})
+        weights, places = self.network.attention(tokens, times, inputs.get("present"))
+        return ops.mean(weights[:, places[self.target], places[self.source]], axis=1)
 
 
 class Fill(Program):
@@ -99,6 +139,16 @@ class Fill(Program):
         self.steps = uniform_times(num_steps)
 
     def call(self, inputs):
+        advance, start = self._way(inputs)
+        states = ops.fori_loop(0, len(self.steps) - 1, lambda i, states: advance(states, i)[0], start)
+        out = {}
+        for name, x in zip(self.want, states):
+            modality = self.modalities[name]
+            out[name] = x if modality.lossless else modality.tokenizer.decode(x)
+        return out
+
+    def _way(self, inputs):
+        """A step, (states, i) -> states and what the network takes the data to be; and the states it starts from."""
         seed, given = inputs["seed"], inputs["given"]
         known, scales, present = (inputs.get(name, {}) for name in ("known", "guidance", "present"))
         rows = ops.shape(seed)[0]
@@ -106,33 +156,29 @@ class Fill(Program):
         own = {name: seeds[:, list(self.modalities).index(name)] for name in self.want}
         stay = {name: self.network.spaces[name].spread(flags) for name, flags in known.items()}
         context = {name: tokens for name, tokens in given.items() if name not in self.want}
+        times = ops.convert_to_tensor(self.steps)
 
         def keep(name, x):
             return ops.where(stay[name], ops.cast(given[name], x.dtype), x) if name in stay else x
 
-        start = [keep(name, self._prior(name, own[name])) for name in self.want]
-        times = ops.convert_to_tensor(self.steps)
-
-        def advance(i, states):
+        def advance(states, i):
             i = ops.cast(i, "int32")
             t, s = ops.take(times, i, axis=0), ops.take(times, i + 1, axis=0)
             states = dict(zip(self.want, states))
             levels = {**self.at_rest({**context, **states}), **{name: t * ops.ones((rows,)) for name in self.want}}
             outputs = self._guided({**context, **states}, levels, present, known, scales)
-            after = []
+            after, found = [], []
             for name, x in states.items():
                 process, sampler = self.modalities[name].process, self.samplers[name]
                 predict = Denoiser(process, lambda x_t, t, output=outputs[name]: output)
                 noise = self._step_noise(name, own[name], i) if sampler.stochastic else None
                 after.append(keep(name, sampler.step(predict, x, t, s, noise)))
-            return after
+                data = predict(x, t)
+                is_latent = self.modalities[name].tokens == "latents"
+                found.append(keep(name, data[0] if is_latent else ops.argmax(data, axis=-1)))
+            return after, found
 
-        states = ops.fori_loop(0, len(self.steps) - 1, advance, start)
-        out = {}
-        for name, x in zip(self.want, states):
-            modality = self.modalities[name]
-            out[name] = x if modality.lossless else modality.tokenizer.decode(x)
-        return out
+        return advance, [keep(name, self._prior(name, own[name])) for name in self.want]
 
     def _prior(self, name, seed):
         modality = self.modalities[name]
@@ -178,3 +224,12 @@ class Fill(Program):
                 total = total + (scale - 1.0) * (whole - other)
             guided[name] = total
         return guided
+
+
+class Way(Fill):
+    """What the network takes the data to be in each step of `Fill`: tokens (b, steps, *shape) by modality."""
+
+    def call(self, inputs):
+        advance, start = self._way(inputs)
+        _, found = ops.scan(advance, start, ops.arange(len(self.steps) - 1))
+        return {name: ops.swapaxes(x, 0, 1) for name, x in zip(self.want, found)}

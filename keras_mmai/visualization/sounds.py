@@ -33,7 +33,7 @@ def spectrograms(waveforms, sample_rate, titles=None, num_columns=2, path=None):
         if i >= n:
             panel.set_axis_off()
             continue
-        image = _paint(panel, waveforms[i, :, 0], sample_rate)
+        image = paint_spectrogram(panel, waveforms[i, :, 0], sample_rate)
         panel.set_title("" if titles is None else str(titles[i]), fontsize=9, color=INK, loc="left")
         is_lowest = i // num_columns == num_rows - 1
         quiet_axes(panel, "seconds" if is_lowest else "")
@@ -65,7 +65,7 @@ def _checked(waveforms, sample_rate, titles, num_columns):
     return waveforms
 
 
-def _paint(panel, waveform, sample_rate):
+def paint_spectrogram(panel, waveform, sample_rate):
     return panel.imshow(
         np.ma.masked_invalid(_decibels(waveform.astype("float64"), sample_rate).T),
         cmap=colormaps["magma"].with_extremes(bad=np.array(INVALID) / 255.0),

@@ -1,0 +1,38 @@
+"""What a signal looks like on its way from noise."""
+
+import numpy as np
+
+from keras_mmai.visualization import signal_table
+from keras_mmai.visualization.figures import check_path
+
+
+def denoising_trajectory(model, given=None, want=None, num_columns=8, path=None, **options):
+    """What the network takes the wanted signals to be in each step of `generate`, from the first guess to the last.
+
+    Args:
+        model: a `MultimodalGenerator`.
+        given, want: as those of `generate`; each example has a row for each wanted modality in the picture.
+        num_columns: int, the steps that are shown, evenly spread.
+        path: where to save a PNG.
+        options: of `MultimodalGenerator.trajectory`: known, present, num_samples, steps, guidance, seed, batch_size.
+
+    Returns:
+        dict: "times" (steps,), the noise level of each step; "signals", by name a list, one for each step, of signals
+        (n, ...); "figure".
+    """
+    check_path(path)
+    if num_columns < 1:
+        raise ValueError(f"`num_columns` must be at least 1. Received: {num_columns}")
+    signals = model.trajectory(given, want, **options)
+    num_steps = len(next(iter(signals.values())))
+    times = 1.0 - np.arange(num_steps) / num_steps
+    shown = np.unique(np.linspace(0, num_steps - 1, min(num_columns, num_steps)).round().astype(int))
+    cells, names, rates = [], [], [model.modality(name).sample_rate for name in signals]
+    for i in range(len(next(iter(signals.values()))[0])):
+        for name, steps in signals.items():
+            cells.append([steps[k][i] for k in shown])
+            names.append(name)
+    figure = signal_table(
+        cells, names, [f"t = {times[k]:.2f}" for k in shown], next(filter(None, rates), None), path=path
+    )
+    return {"times": times, "signals": signals, "figure": figure}

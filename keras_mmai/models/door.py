@@ -1,0 +1,123 @@
+"""What a `MultimodalGenerator` is asked, checked at the door and put as its programs take it."""
+
+import numpy as np
+from keras import ops
+
+from keras_mmai.noise import row_seeds
+
+
+class Door:
+    """Each check raises a ValueError that names the argument."""
+
+    def __init__(self, generator):
+        self.modalities = {m.name: m for m in generator.modalities}
+        self.spaces = generator.network.spaces
+        self.tasks = generator.tasks
+        self.guidance = generator.guidance
+        self.unseen = generator.unseen
+
+    def check_names(self, names, argument):
+        if isinstance(names, str):
+            raise ValueError(f"`{argument}` is a list or dict of names. Received: {names!r}")
+        unknown = sorted(set(names) - set(self.modalities))
+        if unknown:
+            raise ValueError(f"`{argument}`: the modalities are {sorted(self.modalities)}. Received: {unknown}")
+
+    def check_learned(self, names, place, role):
+        """Of modalities that some task of the training has in a role: given (place 0) or wanted (1)."""
+        learned = {name for task in self.tasks.values() for name in task[place]}
+        for name in names:
+            if name in self.unseen:
+                raise ValueError(f"No training example had {name!r}: it can't be {role}.")
+            if name not in learned:
+                raise ValueError(f"No task has {name!r} {role}: it was not learned. The tasks: {self.tasks}")
+
+    @staticmethod
+    def not_empty(given):
+        if not given:
+            raise ValueError("Here nothing is given: name at least one modality with its signals in `given`.")
+        return given
+
+    def filling(self, given, want, known, present, num_samples, steps, guidance, seed):
+        """The arguments of `generate` as the names that are wanted, in their order, and what a `Fill` takes."""
+        given, known = dict(given or {}), dict(known or {})
+        for names, argument in ((given, "given"), (want or (), "want"), (known, "known")):
+            self.check_names(names, argument)
+        modalities = self.modalities.values()
+        want = (
+            tuple(m.name for m in modalities if m.name in want)
+            if want is not None
+            else tuple(m.name for m in modalities if (m.name not in given or m.name in known) and not m.adaln)
+        )
+        if not want:
+            raise ValueError("Nothing is wanted: name in `want` at least one modality that is generated.")
+        if any(self.modalities[name].adaln for name in want):
+            raise ValueError(f"A condition (`adaln`) is only given. Received: want={want}")
+        if set(known) != set(given) & set(want):
+            raise ValueError(
+                "`known` is for exactly what is both given and wanted: it says which tokens stay. Received: "
+                f"given={sorted(given)}, want={sorted(want)}, known={sorted(known)}"
+            )
+        if steps is not None and steps < 1:
+            raise ValueError(f"`steps` must be at least 1. Received: {steps}")
+        self.check_learned(want, 1, "wanted")
+        self.check_learned(set(given) - set(want), 0, "given")
+        scales = self._scales(guidance, [name for name in given if name not in want])
+        inputs, rows = self.inputs(given, present, num_samples, seed)
+        if known:
+            inputs["known"] = {name: self._known(name, flags, rows) for name, flags in known.items()}
+        if scales:
+            inputs["guidance"] = {name: np.full(rows, scale, "float32") for name, scale in scales.items()}
+        return want, inputs
+
+    def inputs(self, given, present=None, num_samples=None, seed=None):
+        """What every program takes, and how many rows it has."""
+        tokens = {name: self.modalities[name].encode(signals) for name, signals in given.items()}
+        sizes = {name: len(t) for name, t in tokens.items()}
+        if num_samples is not None:
+            sizes["num_samples"] = num_samples
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"What is given needs one row for each sample. Received: {sizes} rows")
+        rows = next(iter(sizes.values()), 1)
+        if rows < 1:
+            raise ValueError(f"There is nothing to do: {sizes} rows.")
+        inputs = {"given": tokens}
+        absent = sorted(set(present or {}) - set(given))
+        if absent:
+            raise ValueError(f"`present` is of what is given, {sorted(given)}. Received: {absent}")
+        if present:
+            inputs["present"] = {name: self._present(name, flags, rows) for name, flags in present.items()}
+        if seed is not None:
+            inputs["seed"] = ops.convert_to_numpy(row_seeds(seed, rows))
+        return inputs, rows
+
+    def _scales(self, guidance, given):
+        """{name: scale} of what guides."""
+        if guidance is None:
+            return {name: scale for name, scale in self.guidance.items() if name in given and scale != 1}
+        if not isinstance(guidance, dict):
+            guidance = dict.fromkeys(given, float(guidance))
+        self.check_names(guidance, "guidance")
+        absent = sorted(set(guidance) - set(given))
+        if absent:
+            raise ValueError(
+                f"`guidance` is by what is given and not wanted, {sorted(given)}. Received: {absent}, which are absent"
+            )
+        return {name: scale for name, scale in guidance.items() if scale != 1}
+
+    def _known(self, name, flags, rows):
+        """Bool flags of tokens, (n, tokens)."""
+        grid, flags = self.spaces[name].grid, np.asarray(flags)
+        if flags.shape not in (grid, (rows, *grid)) or flags.dtype.kind != "b":
+            raise ValueError(
+                f"`known` of {name!r} is bool of shape {grid} or {(rows, *grid)}. Received: {flags.shape} {flags.dtype}"
+            )
+        return np.broadcast_to(flags, (rows, *grid)).reshape(rows, -1)
+
+    def _present(self, name, flags, rows):
+        """Bool flags of tokens, (n, tokens)."""
+        flags, space = np.asarray(flags), self.spaces[name]
+        if len(flags) != rows:
+            raise ValueError(f"`present` of {name!r} needs a row for each of {rows}. Received: shape {flags.shape}")
+        flags = ops.convert_to_numpy(space.flags(flags, f"`present` of {name!r}"))
+        return np.broadcast_to(flags, (rows, space.num_tokens))

@@ -1,0 +1,70 @@
+"""Signals of several kinds in one table."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from keras_mmai.visualization.figures import DPI, INK, PALETTE, QUIET, save
+from keras_mmai.visualization.sounds import paint_spectrogram
+from keras_mmai.visualization.tiles import as_pixels
+
+
+def signal_table(cells, rows=None, columns=None, sample_rate=None, title=None, path=None):
+    """Images, videos (their middle frame), waveforms (as spectrograms) and texts side by side.
+
+    Args:
+        cells: list of rows, lists of one signal each: (h, w, 1 | 3) float in [-1, 1], (frames, h, w, 1 | 3),
+            (samples, 1), a string or a number; None stays blank, and any other array of up to four axes is drawn as
+            lines or as the mean over its channels.
+        rows, columns: strings, written left of the rows and above the columns.
+        sample_rate: samples per second, of the waveforms; None: they are lines.
+        title: one line above all.
+        path: where to save a PNG.
+
+    Raises:
+        ValueError: on an empty table, names of another number, or an array of more than four axes.
+    """
+    num_columns = max((len(row) for row in cells), default=0)
+    if not num_columns:
+        raise ValueError(f"`cells` is a list of rows of signals. Received: {cells!r:.200}")
+    for argument, names, number in (("rows", rows, len(cells)), ("columns", columns, num_columns)):
+        if names is not None and len(names) != number:
+            raise ValueError(f"`{argument}` must be one for each. Received {len(names)} for {number}.")
+    figure = Figure(figsize=(0.4 + 0.95 * num_columns, 0.4 + 0.95 * len(cells)), dpi=DPI, layout="constrained")
+    panels = figure.subplots(len(cells), num_columns, squeeze=False)
+    for i, row in enumerate(cells):
+        for j, panel in enumerate(panels[i]):
+            draw_signal(panel, row[j] if j < len(row) else None, sample_rate)
+            if columns is not None and i == 0:
+                panel.set_title(str(columns[j]), fontsize=7.5, color=INK)
+        if rows is not None:
+            panels[i, 0].set_ylabel(str(rows[i]), fontsize=7.5, color=INK, rotation=0, ha="right", va="center")
+    if title:
+        figure.suptitle(title, fontsize=9.5, color=INK, x=0.02, ha="left")
+    return save(figure, path)
+
+
+def draw_signal(panel, signal, sample_rate=None):
+    """One signal of `signal_table`, without axes."""
+    panel.set_xticks(())
+    panel.set_yticks(())
+    panel.spines[:].set_visible(False)
+    if signal is None:
+        return
+    if isinstance(signal, str | int | np.integer):
+        panel.text(0.5, 0.5, str(signal), ha="center", va="center", fontsize=9, color=INK, wrap=True)
+        panel.spines[:].set_visible(True)
+        panel.spines[:].set_color(QUIET)
+        return
+    signal = np.asarray(signal)
+    if not 1 <= signal.ndim <= 4:
+        raise ValueError(f"A signal has one to four axes, or is a text. Received: shape {signal.shape}")
+    if signal.ndim == 4:
+        signal = signal[len(signal) // 2]
+    if signal.ndim == 3 and signal.shape[-1] in (1, 3):
+        panel.imshow(as_pixels(signal, 1), interpolation="nearest")
+    elif signal.ndim == 3:
+        panel.imshow(signal.mean(axis=-1), cmap="viridis", interpolation="nearest")
+    elif signal.ndim == 2 and signal.shape[-1] == 1 and sample_rate:
+        paint_spectrogram(panel, signal[:, 0], sample_rate)
+    else:
+        panel.plot(signal, color=PALETTE[0], linewidth=0.8)
