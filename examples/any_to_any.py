@@ -121,21 +121,26 @@ report["seconds"] = {**seconds, "total": round(sum(seconds.values()), 1)}
 print(json.dumps(report, indent=1))
 (args.output / "report.json").write_text(json.dumps(report, indent=1))
 
-# a digit of each class: its picture, and those made of its word, its sound and both; its sound, and those made
+# one digit: a row for each signal that is given, or several, and what is made of it; and three joint samples
+example = {name: x[3:4] for name, x in test.items()}
+names = list(example)
+given = [names[:i] + names[i + 1 :] for i in range(3)] + [[name] for name in names]
+cells = []
+for those in given:
+    made = generator.generate({name: example[name] for name in those}, seed=1)
+    cells.append([(example if name in those else made)[name][0] for name in names])
+cells = [[example[name][0] for name in names], *cells, *([joint[name][i] for name in names] for i in range(3))]
+rows = ["recorded", *(f"of {' and '.join(those)}" for those in given), *["joint"] * 3]
+visualization.signal_table(cells, rows, names, RATE, path=args.output / "matrix.png")
+# a digit of each class, and those made of its word, its sound and both
 first = [int(np.argmax(labels == digit)) for digit in range(10)]
-one = {name: [x[i] for i in first] for name, x in test.items()}
-one = {"image": np.stack(one["image"]), "sound": np.stack(one["sound"]), "word": one["word"]}
-made = [
-    generator.generate({n: one[n] for n in given}, ["image"], seed=1)
-    for given in (["word"], ["sound"], ["sound", "word"])
-]
-visualization.image_grid(
-    np.concatenate([one["image"], *[m["image"] for m in made]]), num_columns=10, path=args.output / "images.png"
-)
-sounds = [generator.generate({n: one[n]}, ["sound"], seed=1)["sound"] for n in ("word", "image")]
-panels = np.stack([one["sound"], *sounds], 1)[:4].reshape(-1, 2048, 1)
-visualization.spectrograms(panels, RATE, num_columns=3, path=args.output / "sounds.png")
+one = {"image": test["image"][first], "sound": test["sound"][first], "word": [test["word"][i] for i in first]}
+rows = [one["image"]]
+for those in (["word"], ["sound"], ["sound", "word"]):
+    rows.append(generator.generate({n: one[n] for n in those}, ["image"], seed=1)["image"])
+visualization.image_grid(np.concatenate(rows), num_columns=10, path=args.output / "images.png")
+sounds = generator.generate({"word": one["word"]}, ["sound"], seed=1)["sound"]
 for digit in range(10):
-    write_wav(args.output / f"{WORDS[digit]}.wav", sounds[0][digit], RATE)
+    write_wav(args.output / f"{WORDS[digit]}.wav", sounds[digit], RATE)
 print("words of the pictures above:", generator.generate({"image": one["image"]}, ["word"], seed=1)["word"])
 generator.save(args.output / "generator.keras")

@@ -106,8 +106,15 @@ def test_any_to_any(tmp_path):
     assert report["ceiling"]["word"] == 1.0 and report["ceiling"]["image"] > 0.5
     assert 0 <= report["mean conditional over ceiling"] <= 2 and 0 <= report["valid words"] <= 1
     assert all(0 < d["real"] < d["generated"] for d in report["Frechet distance"].values())
-    for name in ("images.png", "sounds.png", "seven.wav", "generator.keras"):
+    for name in ("images.png", "matrix.png", "seven.wav", "generator.keras"):
         assert (tmp_path / name).stat().st_size > 1000
+    look = [sys.executable, EXAMPLES / "look_inside.py", tmp_path / "generator.keras", "--smoke", "--output", tmp_path]
+    result = subprocess.run(look, capture_output=True, text=True, env=dict(os.environ))
+    assert result.returncode == 0, result.stderr[-3000:]
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert set(report["importance for the word"]["values"]) == {"image", "sound"}
+    for name in ("attention", "importance", "importance_half", "levels", "levels_of_word", "trajectory"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 1000
 
 
 @pytest.mark.slow
