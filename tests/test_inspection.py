@@ -42,7 +42,7 @@ def test_a_networks_attention_leaves_out_what_is_absent(streams):
     tokens = {name: x for name, x in batch_of(2).items() if name != "sound"}
     t = {name: np.full(2, 0.5, "float32") for name in tokens}
     present = {"picture": np.array([[True, False, True, True]] * 2)}
-    weights, places = network.attention(*tensors((tokens, t, present)))
+    weights, places = network.attention_weights(*tensors((tokens, t, present)))
     assert places == {"picture": slice(0, 4), "word": slice(4, 7)}
     weights = numpy(weights)
     np.testing.assert_allclose(weights.sum(-1), 1.0, rtol=1e-5)

@@ -135,7 +135,7 @@ class MultimodalDiT(keras.Model):
         weight = ops.cast(layout["options"]["mask"], "float32")[..., None]
         return ops.sum(ops.cast(x, "float32") * weight, axis=1) / ops.maximum(ops.sum(weight, axis=1), 1.0)
 
-    def attention(self, tokens, t, present=None, known=None):
+    def attention_weights(self, tokens, t, present=None, known=None):
         """How much each token attends to each: (b, n, n) float32, the mean over blocks and heads; and the slice of n
         that each modality takes, by name."""
         x, layout = self._start(tokens, t, present, known)

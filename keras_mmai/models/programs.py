@@ -125,7 +125,7 @@ class Attention(Program):
 
     def call(self, inputs):
         tokens, times, _ = self.noisy(inputs, {self.target: inputs["t"]})
-        weights, places = self.network.attention(tokens, times, inputs.get("present"))
+        weights, places = self.network.attention_weights(tokens, times, inputs.get("present"))
         return ops.mean(weights[:, places[self.target], places[self.source]], axis=1)
 
 
