@@ -82,9 +82,19 @@ def mask_of_tokens(mask):
     return mask if mask is not None and len(mask.shape) == 2 else None
 
 
-def attend(q, k, v, mask=None):
+def attend(q, k, v, mask=None, along=None):
     """Scaled dot-product attention of (b, n, h, d / h), to the keys that `mask` says, (b, n) or for each query
-    (b, n, n), or to all."""
+    (b, n, n), or to all.
+
+    With `along`, ((rows, columns), axis), the n tokens are those of a row-major grid, and each attends only to those of
+    its own line along the axis, 0 or 1, at the cost of n times the length of a line; the mask is then None or (b, n).
+    """
+    if along is not None:
+        grid, axis = along
+        q, k, v, mask = (None if x is None else _lines(x, grid, axis) for x in (q, k, v, mask))
+        x = ops.reshape(attend(q, k, v, mask), (-1, grid[1 - axis], grid[axis], *v.shape[2:]))
+        x = ops.swapaxes(x, 1, 2) if axis == 0 else x
+        return ops.reshape(x, (-1, grid[0] * grid[1], *v.shape[2:]))
     return ops.dot_product_attention(q, k, v, mask=_mask_of_heads(mask))
 
 
@@ -102,3 +112,10 @@ def _mask_of_heads(mask):
         return None
     mask = ops.cast(mask, "bool")
     return mask[:, None, None, :] if len(mask.shape) == 2 else mask[:, None]
+
+
+def _lines(x, grid, axis):
+    """Tokens (b, n, ...) of a row-major grid of two axes, line by line along one of them: (b * n / m, m, ...)."""
+    x = ops.reshape(x, (-1, *grid, *x.shape[2:]))
+    x = ops.swapaxes(x, 1, 2) if axis == 0 else x
+    return ops.reshape(x, (-1, grid[axis], *x.shape[3:]))

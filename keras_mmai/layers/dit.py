@@ -60,8 +60,8 @@ class DiTBlock(keras.layers.Layer):
         x <- x + gate_2 * feed_forward(modulate(norm(x), shift_2, scale_2))
 
     Call: `x` (b, n, d); `condition` (b, d), or (b, n, d) for a condition of each token's own, or (b, s, d) with
-    `segments`, see `Modulation`; `mask` (b, n) or (b, n, n) bool or None, see `SelfAttention`; `rotary` tables or None.
-    Output (b, n, d).
+    `segments`, see `Modulation`; `mask` (b, n) or (b, n, n) bool or None, see `SelfAttention`; `rotary` tables or None;
+    `along` an axis of a grid, see `attend`, or None: all attend to all. Output (b, n, d).
 
     Args:
         num_heads: int; must divide d.
@@ -96,9 +96,9 @@ class DiTBlock(keras.layers.Layer):
             layer.build(x_shape)
         self.built = True
 
-    def call(self, x, condition, mask=None, rotary=None, segments=None):
+    def call(self, x, condition, mask=None, rotary=None, segments=None, along=None):
         x, heads, gates = self.before(x, condition, rotary, segments)
-        return self.after(x, attend(*heads, mask), gates)
+        return self.after(x, attend(*heads, mask, along), gates)
 
     def attention_weights(self, x, condition, mask=None, rotary=None, segments=None):
         """How much each token attends to each, the mean over the heads: (b, n, n) float32."""

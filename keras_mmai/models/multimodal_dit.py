@@ -1,5 +1,7 @@
 """One transformer over the tokens of any modalities, each with its own noise level. A pure network."""
 
+import math
+
 import keras
 import numpy as np
 from keras import ops
@@ -12,6 +14,8 @@ from keras_mmai.layers.tokens import TokenEmbedding
 from keras_mmai.serialization import register
 
 STREAMS = ("shared", "separate")
+# along which axis of a video's (frames, places) each block attends, in turn; None: all tokens to all
+ATTENTION = {"full": (None,), "factorized": (1, 0)}
 
 
 @register
@@ -33,11 +37,15 @@ class MultimodalDiT(keras.Model):
         spaces: dict of `TokenSpace` by name, or a list of `Modality`.
         streams: "shared": one transformer reads all modalities; "separate": each has weights of its own in every block,
             and they meet in attention (MM-DiT).
+        attention: "full": all tokens attend to all; "factorized", for one video: within each frame and, in every second
+            block, at each place along time, for n * (h * w + frames) / 2 pairs in a block instead of n * n (Latte, Ma
+            et al. 2024, arXiv:2401.03048, variant 1).
         hidden_dim, num_layers, num_heads, mlp_ratio, qk_norm, feed_forward, time_scale: as those of `DiT`.
 
     Raises:
         ValueError: at construction on heads that do not divide the width, a width of a head that can't hold the
-            positions, or only conditions; when called on names that are no modality.
+            positions, only conditions, or factorized attention of anything but one modality on a grid of (time, y, x)
+            with shared streams; when called on names that are no modality.
     """
 
     def __init__(
@@ -51,6 +59,7 @@ class MultimodalDiT(keras.Model):
         feed_forward="gelu",
         time_scale=1000.0,
         streams="shared",
+        attention="full",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -59,6 +68,8 @@ class MultimodalDiT(keras.Model):
             raise ValueError(f"`num_heads` must divide `hidden_dim`. Received: {num_heads} and {hidden_dim}")
         if streams not in STREAMS:
             raise ValueError(f"`streams` must be one of {STREAMS}. Received: {streams!r}")
+        if attention not in ATTENTION:
+            raise ValueError(f"`attention` must be one of {tuple(ATTENTION)}. Received: {attention!r}")
         self.spaces = dict(spaces) if isinstance(spaces, dict) else {m.name: m.space for m in spaces}
         self.hidden_dim = hidden_dim
         self.num_layers = num_layers
@@ -68,9 +79,16 @@ class MultimodalDiT(keras.Model):
         self.feed_forward = feed_forward
         self.time_scale = time_scale
         self.streams = streams
+        self.attention = attention
         self.sequence = tuple(name for name, space in self.spaces.items() if not space.adaln)
         if not self.sequence:
             raise ValueError(f"`spaces` has nothing that is generated. Received: {self.spaces}")
+        grids = {name: self.spaces[name].grid for name in self.sequence}
+        if attention == "factorized" and (streams != "shared" or [len(grid) for grid in grids.values()] != [3]):
+            raise ValueError(
+                "`attention='factorized'` is for one modality on a grid of (time, y, x), besides conditions (`adaln`), "
+                f"and streams='shared'. Received: grids {grids}, streams={streams!r}"
+            )
 
         dtype = self.dtype_policy
         self.time_embed = TimestepEmbedding(hidden_dim, time_scale=time_scale, name="time_embed", dtype=dtype)
@@ -137,7 +155,13 @@ class MultimodalDiT(keras.Model):
 
     def attention_weights(self, tokens, t, present=None, known=None):
         """How much each token attends to each: (b, n, n) float32, the mean over blocks and heads; and the slice of n
-        that each modality takes, by name."""
+        that each modality takes, by name.
+
+        Raises:
+            ValueError: on factorized attention, in which no token attends to all others.
+        """
+        if self.attention != "full":
+            raise ValueError(f"Attention weights are of attention='full'. Received: attention={self.attention!r}")
         x, layout = self._start(tokens, t, present, known)
         total, places, start = 0.0, {}, 0
         for block in self.blocks:
@@ -150,7 +174,12 @@ class MultimodalDiT(keras.Model):
 
     def _trunk(self, tokens, t, present, known):
         x, layout = self._start(tokens, t, present, known)
-        for block in self.blocks:
+        axes = ATTENTION[self.attention]
+        for i, block in enumerate(self.blocks):
+            axis = axes[i % len(axes)]
+            if axis is not None:
+                frames, *places = self.spaces[layout["names"][0]].grid
+                layout["options"]["along"] = ((frames, math.prod(places)), axis)
             x = block(x, **layout["options"])
         return x, layout
 
