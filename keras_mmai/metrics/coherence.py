@@ -57,14 +57,18 @@ def coherence(generator, signals, labels, judges, tasks=None, num_joint=None, se
         labels: ints (n,), what they are.
         judges: dict by modality of functions, signals to labels (n,); a label below 0 is never right. A modality
             without one is given but not judged.
-        tasks: dict of (given, wanted) by name; None is that of the generator.
+        tasks: dict of (given, wanted) by name; None is that of the generator. One signal of nothing can't be wrong, and
+            is left out.
         num_joint: int, samples of tasks in which nothing is given; None is n.
         seed: int.
         options: of `generate`: steps, guidance, batch_size. Of a dict of guidance each task takes what is given in it.
 
     Returns:
         dict: "ceiling", by modality the share of real signals, once encoded and decoded, of the right label;
-        "conditional", by task and modality that of what was generated; "joint", by task that in which all judges agree.
+        "conditional", by task and modality that of what was generated; "joint", by task that in which all judges agree;
+        "class_entropy", by joint task and modality the entropy of the labels found over that of equally many of each;
+        "conditional_over_ceiling", the mean over all tasks and modalities, and "joint_over_ceiling", by task: the share
+        over the product of its modalities' ceilings. Both are absent where there is no such task.
     """
     labels, guidance = np.asarray(labels), options.get("guidance")
     signals = {m.name: m.encode(signals[m.name]) for m in generator.modalities if m.name in signals}
@@ -73,8 +77,10 @@ def coherence(generator, signals, labels, judges, tasks=None, num_joint=None, se
         if m.name in judges:
             decoded = generator.decode({m.name: signals[m.name]})[m.name]
             ceiling[m.name] = _share(judges[m.name](decoded) == labels)
-    conditional, joint = {}, {}
+    conditional, joint, entropy = {}, {}, {}
     for task, (given, want) in (generator.tasks if tasks is None else tasks).items():
+        if not set(want) & set(judges) or (not given and len(set(want) & set(judges)) < 2):
+            continue
         here = {name: signals[name] for name in given}
         count = None if given else num_joint or len(labels)
         if isinstance(guidance, dict):
@@ -83,11 +89,25 @@ def coherence(generator, signals, labels, judges, tasks=None, num_joint=None, se
         found = {name: np.asarray(judges[name](x)) for name, x in out.items() if name in judges}
         if given:
             conditional[task] = {name: _share(label == labels) for name, label in found.items()}
-        elif len(found) > 1:
-            first = next(iter(found.values()))
-            agree = [(label == first) & (label >= 0) for label in found.values()]
-            joint[task] = _share(np.all(agree, axis=0))
-    return {"ceiling": ceiling, "conditional": conditional, "joint": joint}
+            continue
+        first = next(iter(found.values()))
+        joint[task] = _share(np.all([(label == first) & (label >= 0) for label in found.values()], axis=0))
+        entropy[task] = {name: _entropy(label, labels.max() + 1) for name, label in found.items()}
+    report = {"ceiling": ceiling, "conditional": conditional, "joint": joint, "class_entropy": entropy}
+    best = {name: max(share, 1 / len(labels)) for name, share in ceiling.items()}  # nothing is divided by zero
+    if conditional:
+        shares = [share / best[name] for found in conditional.values() for name, share in found.items()]
+        report["conditional_over_ceiling"] = float(np.mean(shares))
+    if joint:
+        report["joint_over_ceiling"] = {
+            task: float(share / np.prod([best[name] for name in entropy[task]])) for task, share in joint.items()
+        }
+    return report
+
+
+def _entropy(labels, num_classes):
+    p = np.bincount(labels[labels >= 0], minlength=num_classes) / max(1, np.sum(labels >= 0))
+    return float(-np.sum(p * np.log(np.maximum(p, 1e-12))) / np.log(num_classes))
 
 
 def _share(right):

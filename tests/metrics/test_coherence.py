@@ -12,7 +12,7 @@ class Guesser:
     """Stands for a generator: says of "b" what is asked, and of "a" always 1."""
 
     modalities = [Modality("a", PassThrough((3,), 2)), Modality("b", PassThrough((1,), 3))]
-    tasks = {"a_to_b": (("a",), ("b",)), "b_to_a": (("b",), ("a",)), "both": ((), ("a", "b"))}
+    tasks = {"alone": ((), ("a",)), "a_to_b": (("a",), ("b",)), "b_to_a": (("b",), ("a",)), "both": ((), ("a", "b"))}
 
     def decode(self, tokens):
         return tokens
@@ -32,6 +32,10 @@ def test_shares_by_hand():
         "ceiling": {"a": 1.0, "b": pytest.approx(2 / 3)},
         "conditional": {"a_to_b": {"b": pytest.approx(2 / 3)}, "b_to_a": {"a": pytest.approx(1 / 3)}},
         "joint": {"both": pytest.approx(1 / 3)},
+        # of "b" two labels are found, as often
+        "class_entropy": {"both": {"a": pytest.approx(0.0), "b": pytest.approx(np.log(2) / np.log(3))}},
+        "conditional_over_ceiling": pytest.approx((1 + 1 / 3) / 2),
+        "joint_over_ceiling": {"both": pytest.approx(1 / 2)},
     }
 
 
