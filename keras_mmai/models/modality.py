@@ -187,7 +187,7 @@ class Modality(Configurable):
 
     def mean_loss(self, output, target, t, wanted):
         """The process's loss over the tokens `wanted` (b, n), for each example times what makes the batch's mean that
-        over the examples that generate the modality, (b,); and how many do, ()."""
+        over the examples that generate the modality, (b,); and which do, 1 or 0, float32 (b,)."""
         count = ops.sum(ops.cast(wanted, "float32"), axis=1)
         wanted = self.space.spread(wanted)
         if self.vocabulary is None:
@@ -195,8 +195,9 @@ class Modality(Configurable):
         else:
             target = ops.where(wanted, target, -1)
         loss = self.process.loss(output, target, t) * self.space.num_tokens / ops.maximum(count, 1.0)
-        generating = ops.sum(ops.cast(count > 0, "float32"))
-        return loss * ops.cast(ops.shape(loss)[0], "float32") / ops.maximum(generating, 1.0), generating
+        generating = ops.cast(count > 0, "float32")
+        share = ops.maximum(ops.sum(generating), 1.0) / ops.cast(ops.shape(loss)[0], "float32")
+        return loss / share, generating
 
     def serving(self, direction):
         """How a SavedModel does "encode" or "decode": a function of one tensor, and its (shape without batch, dtype).
