@@ -99,7 +99,7 @@ class TrainingModel(keras.Model):
     def named_losses(self, x, y_pred):
         """Returns {name: loss (b,) or ()} of one batch; their sum, with layers' own losses, is minimised.
 
-        A loss may be a pair with a scalar: how many examples it is the mean over, of those that are shown.
+        A loss may be a pair with float (b,): 1 for the examples that its mean over the batch is the mean over, else 0.
         """
         raise NotImplementedError
 
@@ -122,10 +122,15 @@ class TrainingModel(keras.Model):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         total = 0.0
         for name, loss in self.named_losses(x, y_pred).items():
-            loss, examples = loss if isinstance(loss, tuple) else (loss, batch_size(x))
+            loss, counted = loss if isinstance(loss, tuple) else (loss, None)
             loss = ops.cast(loss, "float32")
+            examples = batch_size(x) if counted is None else ops.sum(counted)
             if sample_weight is not None and len(loss.shape) == 1:
-                loss = loss * ops.cast(sample_weight, "float32")
+                weight = ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
+                loss = loss * weight
+                if counted is not None:  # else what has no weight would count
+                    weighed = ops.sum(weight * counted)
+                    loss = loss * ops.mean(weight) * examples / ops.where(weighed > 0, weighed, 1.0)
             loss = ops.mean(loss)
             self.track(name, loss, examples)
             total = total + loss

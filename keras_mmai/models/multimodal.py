@@ -37,7 +37,7 @@ class MultimodalDiffusionTransformer(TrainingModel):
       has that noise level.
 
     The losses are named as the modalities: their `weight` times the mean of the process's loss over the examples that
-    generate it.
+    generate it; with a `sample_weight`, the mean by these weights, times the mean of the weights.
 
     Args:
         modalities: list of `Modality`.
