@@ -19,7 +19,9 @@ decode what the VAEs make (snapped to the nearest codes), and letters. With `--g
 the example's generator.keras, and it is judged beside them. Hyper-parameters are those of MultiVae's own examples;
 each likelihood is rescaled to that of one of their images, for which their weight of the divergence was chosen. A tenth
 of the training data is held out, and the epoch with the least loss on it is kept. "joint" samples the prior; "joint of
-mixture" MultiVae's mixture of ten Gaussians, fitted to the training data's posteriors. Writes report.json.
+mixture" MultiVae's mixture of ten Gaussians, fitted to the training data's posteriors. A VAE gives the mean of what
+could be, which a judge names readily: the Frechet distances in the judges' features tell how far from real signals
+it is. Writes report.json.
 
 MultiVae imports torchvision for its own data sets and pictures. A torchvision that was built for another PyTorch, as
 that of PyPI beside the CPU wheel, fails; then stand-ins take its place, since nothing of it is used here.
@@ -244,14 +246,16 @@ class JointVAE:
         self.model.device = "cpu"
 
     def dataset(self, tokens):
-        """Tokens by modality as the peer's data; a modality without has zeros."""
+        """Signals or tokens by modality as the peer's data; a modality without has zeros."""
         import torch
         from multivae.data.datasets import MultimodalBaseDataset
 
         rows, data = len(next(iter(tokens.values()))), {}
         for m in self.modalities:
-            x = tokens.get(m.name)
-            x = np.zeros((rows, *m.token_shape), "int32" if m.vocabulary else "float32") if x is None else np.asarray(x)
+            if m.name in tokens:
+                x = np.asarray(m.encode(tokens[m.name]))
+            else:
+                x = np.zeros((rows, *m.token_shape), "int32" if m.vocabulary else "float32")
             data[m.name] = torch.tensor(np.eye(m.vocabulary, dtype="float32")[x] if m.vocabulary else x)
         return MultimodalBaseDataset(data)
 
@@ -359,6 +363,31 @@ def trained_tokenizers(train, epochs):
     return tokenizers
 
 
+def distances(generator, test, train, judges):
+    """Frechet distances in the judges' features to training signals: of what is generated with the others and from
+    them, and of real test signals."""
+    import keras
+
+    from keras_mmai import metrics
+
+    count, found = len(test["word"]), {}
+    joint = generator.generate({}, list(test), num_samples=count, seed=1)
+    for name in ("image", "sound"):
+        others = {key: x for key, x in test.items() if key != name}
+        signals = {
+            "joint": joint[name],
+            "from the others": generator.generate(others, [name], seed=1)[name],
+            "real": test[name],
+        }
+        model = judges[name].model
+        features = keras.Model(model.input, model.get_layer("features").output)
+        known = features.predict(train[name][: 2 * count], verbose=0)
+        found[name] = {
+            key: float(metrics.frechet_distance(features.predict(x, verbose=0), known)) for key, x in signals.items()
+        }
+    return found
+
+
 def vaes(args):
     import keras
 
@@ -413,13 +442,17 @@ def vaes(args):
         row = vae.fit(tokens, args.seconds, args.epochs)
         row["parameters"] = sum(p.numel() for p in vae.model.parameters())
         found = metrics.coherence(vae, *judged, num_joint=num_test)
+        row["Frechet distance"] = distances(vae, test, train, judges)
         vae.fit_mixture()
         joint = {task: want for task, want in vae.tasks.items() if not want[0]}
+        of_mixture = distances(vae, test, train, judges)
+        for key, row_of in row["Frechet distance"].items():
+            row_of["joint of mixture"] = of_mixture[key]["joint"]
         found["joint of mixture"] = metrics.coherence(vae, *judged, joint, num_joint=num_test)["joint"]
         add(name, row, found)
     if generator:
-        options = dict(guidance={"image": 1.5, "sound": 1.5, "word": 1.5})
-        add("ours", {}, metrics.coherence(generator, *judged, num_joint=num_test, **options))
+        found = metrics.coherence(generator, *judged, num_joint=num_test)
+        add("ours", {"Frechet distance": distances(generator, test, train, judges)}, found)
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "report.json").write_text(json.dumps(report, indent=1))
     for name, row in report["models"].items():
