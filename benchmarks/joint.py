@@ -456,11 +456,9 @@ def vaes(args):
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "report.json").write_text(json.dumps(report, indent=1))
     for name, row in report["models"].items():
-        mixture = row.get("joint of mixture", row["joint"])["image_sound_word"]
-        print(
-            f"{name:7} mean conditional {row['mean conditional']:.3f}   joint {row['joint']['image_sound_word']:.3f}   "
-            f"of mixture {mixture:.3f}"
-        )
+        joints = {key: row[key]["image_sound_word"] for key in ("joint", "joint of mixture") if key in row}
+        told = "   ".join(f"{key} {share:.3f}" for key, share in joints.items())
+        print(f"{name:7} mean conditional {row['mean conditional']:.3f}   {told}")
 
 
 def main():
