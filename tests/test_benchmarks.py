@@ -1,0 +1,63 @@
+"""Benchmarks against other packages run from end to end on the active backend, where those packages are installed."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+def run(name, *arguments):
+    """What a benchmark printed: standard output and errors."""
+    environment = {**os.environ, "KERAS_BACKEND": keras.backend.backend()}
+    command = [sys.executable, BENCHMARKS / name, *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout, result.stderr
+
+
+def need(package):
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"the benchmark's peer {package} is not installed")
+
+
+@pytest.mark.slow
+def test_speed_of_joint_training():
+    need("transfusion_pytorch")
+    sizes = ("--width", 32, "--layers", 2, "--side", 3, "--text", 5, "--batch", 2)
+    printed, told = run("joint.py", "speed", "--rounds", 2, "--threads", 1, *sizes)
+    backend = keras.backend.backend()
+    tokens = {name: int(n) for name, n in re.findall(r"(\w+) +[\d,]+ parameters, sequences of (\d+) tokens", told)}
+    assert tokens[backend] == 5 + 9 < tokens["peer"] < 5 + 9 + 12
+    rows = {name: (float(ms), float(r)) for name, ms, r in re.findall(r"(\w+) +([\d.]+) ms   peer/ours +(.+)", printed)}
+    assert set(rows) == {"peer", backend} and rows["peer"][1] == 1
+    assert all(ms > 0 and ratio > 0 for ms, ratio in rows.values())
+
+
+@pytest.mark.slow
+def test_joint_vaes(tmp_path):
+    pytest.importorskip("mlxtend")
+    need("multivae")
+    printed, _ = run("joint.py", "vaes", "--smoke", "--output", tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert set(report["models"]) == {"MMVAE+", "MVTCAE", "MoPoE"}
+    for name, row in report["models"].items():
+        assert row["epochs"] == row["best"] == 1 and np.isfinite(row["held-out loss"])
+        assert len(row["conditional"]) == 12 and set(row["joint"]) == set(row["joint of mixture"])
+        assert row["ceiling"]["word"] == 1.0 and row["ceiling"]["image"] > 0.5
+        shares = [share for task in row["conditional"].values() for share in task.values()]
+        assert row["mean conditional"] == pytest.approx(np.mean(shares)) and 0 <= min(shares) <= max(shares) <= 1
+        for distance in row["Frechet distance"].values():
+            assert set(distance) == {"joint", "joint of mixture", "from the others", "real"}
+            assert all(0 < distance["real"] < x for key, x in distance.items() if key != "real")
+        assert f"{name:7} mean conditional {row['mean conditional']:.3f}" in printed
+    # of one epoch it names the digit that it is given as an image or a sound, if not as a word
+    assert report["models"]["MMVAE+"]["mean conditional"] > 0.25
