@@ -26,7 +26,14 @@ Discrete tokens are masked instead: equations (5) and (6) of `keras_mmai.diffusi
 """
 
 from keras_mmai.diffusion.guidance import ClassifierFreeGuidance
-from keras_mmai.diffusion.masked import CosineMasking, MaskedAncestral, MaskedDiffusion, MaskedSampler, MaskGIT
+from keras_mmai.diffusion.masked import (
+    CosineMasking,
+    MaskedAncestral,
+    MaskedDiffusion,
+    MaskedSampler,
+    MaskGIT,
+    PolynomialMasking,
+)
 from keras_mmai.diffusion.process import Denoiser, GaussianDiffusion
 from keras_mmai.diffusion.samplers import DDIM, Ancestral, Euler, Heun, Sampler
 from keras_mmai.diffusion.schedules import (
@@ -60,6 +67,7 @@ __all__ = [
     "MaskedAncestral",
     "MaskedDiffusion",
     "MaskedSampler",
+    "PolynomialMasking",
     "Sampler",
     "Schedule",
     "Times",

@@ -41,6 +41,31 @@ class CosineMasking(Schedule):
 
 
 @register
+class PolynomialMasking(Schedule):
+    """Masks t^power of the tokens (Shi et al. 2024, arXiv:2406.04329, table 1).
+
+    Above 1, most are uncovered while t is still high: in a model of several modalities, at one t of all, a word is then
+    settled before the image that it names.
+
+    Args:
+        power: float, at least 1.
+    """
+
+    def __init__(self, power=1.0):
+        if power < 1:
+            raise ValueError(f"`power` must be at least 1. Received: {power}")
+        self.power = power
+
+    def __call__(self, t):
+        sigma = ops.power(ops.convert_to_tensor(t, "float32"), self.power)
+        return 1 - sigma, sigma
+
+    def derivative(self, t):
+        slope = self.power * ops.power(ops.convert_to_tensor(t, "float32"), self.power - 1)
+        return -slope, slope
+
+
+@register
 class MaskedDiffusion(Configurable):
     """Tokens to masks and what a network learns of it: equations (5) and (6).
 
@@ -50,7 +75,7 @@ class MaskedDiffusion(Configurable):
     Args:
         vocabulary: int, the number of different tokens.
         schedule: a `Schedule`, of which alpha is the share of clear tokens; None is `FlowLinear()`, the linear one.
-            `CosineMasking()` is the other in use.
+            `CosineMasking()` and `PolynomialMasking(power)` are others in use.
         times: the `Times` trained on; `UniformTimes()` when None, by which the loss is the bound of equation (6).
     """
 

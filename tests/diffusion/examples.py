@@ -10,6 +10,7 @@ EXAMPLES = {
     "Ancestral": diffusion.Ancestral(),
     "ClassifierFreeGuidance": diffusion.ClassifierFreeGuidance(2.0, (0.1, 0.9)),
     "CosineMasking": diffusion.CosineMasking(),
+    "PolynomialMasking": diffusion.PolynomialMasking(3.0),
     "DDIM": diffusion.DDIM(),
     "Euler": diffusion.Euler(),
     "FlowLinear": diffusion.FlowLinear(),
@@ -29,7 +30,8 @@ PUBLIC = sorted(
     if inspect.isclass(cls := getattr(diffusion, name)) and issubclass(cls, Configurable) and cls not in ABSTRACT
 )
 SCHEDULES = [each for each in EXAMPLES.values() if isinstance(each, diffusion.Schedule)]
-GAUSSIAN_SCHEDULES = [each for each in SCHEDULES if each != diffusion.CosineMasking()]  # its alpha ends too flat
+MASKINGS = [diffusion.CosineMasking(), diffusion.PolynomialMasking(3.0)]
+GAUSSIAN_SCHEDULES = [each for each in SCHEDULES if each not in MASKINGS]  # their alpha ends too flat
 MASKED_SAMPLERS = [each for each in EXAMPLES.values() if isinstance(each, diffusion.MaskedSampler)]
 SAMPLERS = [
     *(each for each in EXAMPLES.values() if isinstance(each, diffusion.Sampler) and each not in MASKED_SAMPLERS),

@@ -10,7 +10,7 @@ TOKENS = np.random.RandomState(0).randint(0, K, (6, 7)).astype("int32")
 NOISE = np.random.RandomState(1).rand(6, 7).astype("float32")
 LOGITS = np.random.RandomState(2).normal(size=(6, 7, K)).astype("float32")
 T = np.array([0.05, 0.2, 0.4, 0.6, 0.8, 0.99], "float32")
-MASKINGS = [diffusion.FlowLinear(), diffusion.CosineMasking()]
+MASKINGS = [diffusion.FlowLinear(), diffusion.CosineMasking(), diffusion.PolynomialMasking(3.0)]
 each_masking = pytest.mark.parametrize("schedule", MASKINGS, ids=repr)
 numpy = ops.convert_to_numpy
 
@@ -195,3 +195,10 @@ def test_top_p_and_temperature_leave_out_what_is_unlikely(sampler):
 def test_numbers_out_of_range(make, word):
     with pytest.raises(ValueError, match=word):
         make()
+
+
+def test_a_polynomial_masks_a_power_of_t():
+    alpha, sigma = diffusion.PolynomialMasking(3.0)(0.5)
+    np.testing.assert_allclose([float(alpha), float(sigma)], [0.875, 0.125])
+    with pytest.raises(ValueError, match="`power` must be at least 1"):
+        diffusion.PolynomialMasking(0.5)
