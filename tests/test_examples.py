@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from keras_mmai import VQVAE
+from keras_mmai.layers import ResidualQuantizer, SEANetDecoder, SEANetEncoder, VectorQuantizer
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
@@ -59,9 +62,9 @@ def test_mnist_latent_diffusion(tmp_path):
         assert (tmp_path / name).exists()
 
 
-def smoke(name, output, **environment):
+def smoke(name, output, arguments=(), **environment):
     """The report of an example at its smallest size, and what it printed."""
-    command = [sys.executable, EXAMPLES / name, "--smoke", "--output", output]
+    command = [sys.executable, EXAMPLES / name, "--smoke", "--output", output, *arguments]
     result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
     assert result.returncode == 0, result.stderr[-3000:]
     return json.loads((output / "report.json").read_text()), result.stdout
@@ -107,6 +110,29 @@ def test_any_to_any(tmp_path):
     assert 0 <= report["mean conditional over ceiling"] <= 2 and 0 <= report["valid words"] <= 1
     assert all(0 < d["real"] < d["generated"] for d in report["Frechet distance"].values())
     for name in ("images.png", "sounds.png", "seven.wav", "generator.keras"):
+        assert (tmp_path / name).stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_spoken_digits(tmp_path, shared):
+    folder = shared / "data" / "tensorflow_datasets"
+    if not (folder / "spoken_digit").is_dir():
+        pytest.skip("no prepared spoken digits")
+    sizes = dict(strides=(4,), patch_size=32, fourier=True)
+    encoder, decoder = SEANetEncoder(4, 16, **sizes), SEANetDecoder(4, 1, **sizes)
+    quantizer = ResidualQuantizer([VectorQuantizer(16, 16), VectorQuantizer(16, 16)])
+    VQVAE((4096, 1), encoder=encoder, decoder=decoder, quantizer=quantizer, sample_rate=8000).save(tmp_path / "c.keras")
+    report, _ = smoke(
+        "spoken_digits.py", tmp_path, TFDS_DATA_DIR=str(folder), arguments=("--codec", tmp_path / "c.keras")
+    )
+    assert report["real"]["digits understood"] > 0.5 and report["real"]["voices recognised"] > 0.5
+    assert 0.8 < report["real"]["entropy of voices"] <= 1
+    for name in ("guidance 2.0", "guidance 1.0"):
+        assert 0 <= report[name]["digits understood"] <= 1 and 0 <= report[name]["entropy of voices"] <= 1
+        assert report[name]["Frechet distance"] > report["real"]["Frechet distance"] > 0  # hardly anything was learned
+    samples = np.load(tmp_path / "samples.npz")
+    assert samples["guidance 2.0"].shape == (40, 4096, 1) and samples["labels"].tolist() == list(range(10)) * 4
+    for name in ("spectrograms.png", "7.wav", "generator.keras"):
         assert (tmp_path / name).stat().st_size > 1000
 
 
