@@ -137,6 +137,21 @@ def test_spoken_digits(tmp_path, shared):
 
 
 @pytest.mark.slow
+def test_fusion(tmp_path):
+    pytest.importorskip("mlxtend")
+    report, _ = smoke("fusion.py", tmp_path)
+    for way in ("classify", "linear probe"):
+        share = {name: row["accuracy"] for name, row in report[way].items()}
+        alone = max(share["image"], share["sound"])
+        assert share["both, less the better alone"] == pytest.approx(share["both"] - alone)
+        assert 0.05 < share["sound"] < 0.95
+        row = report[way]["both"]
+        assert row["standard error"] == pytest.approx((row["accuracy"] * (1 - row["accuracy"]) / 200) ** 0.5)
+    for name in ("images.png", "generator.keras"):
+        assert (tmp_path / name).stat().st_size > 1000
+
+
+@pytest.mark.slow
 def test_own_modality(tmp_path):
     pytest.importorskip("mlxtend")
     report, _ = smoke("own_modality.py", tmp_path)
