@@ -28,10 +28,15 @@ def sincos_positions(grid, dim, max_period=10000.0):
     In two dimensions the first half of the channels encodes the column and the second half the row, as in the DiT
     paper's code; in one dimension it is the table of Vaswani et al. 2017 (section 3.5) with sines and cosines apart.
     """
+    return sincos_positions_at(grid_coordinates(grid), dim, max_period)
+
+
+def sincos_positions_at(coordinates, dim, max_period=10000.0):
+    """The same (n, dim) at any coordinates, numpy (n, rank) of real values."""
     parts = []
-    for coordinates, width in zip(grid_coordinates(grid).T[::-1], axis_dims(dim, len(grid))):
+    for axis, width in zip(np.transpose(coordinates)[::-1], axis_dims(dim, np.shape(coordinates)[1])):
         frequencies = max_period ** -(np.arange(width // 2, dtype="float64") / (width / 2))
-        angles = coordinates[:, None] * frequencies
+        angles = axis[:, None] * frequencies
         parts += [np.sin(angles), np.cos(angles)]
     return np.concatenate(parts, axis=1)
 

@@ -9,11 +9,12 @@ from keras import ops
 from keras_mmai.layers.conditioning import TimestepEmbedding
 from keras_mmai.layers.dit import DiTBlock, DiTOutput, JointDiTBlock
 from keras_mmai.layers.patches import PatchEmbed, unpatchify
-from keras_mmai.layers.positions import rotary_tables_at
+from keras_mmai.layers.positions import rotary_tables_at, sincos_positions_at
 from keras_mmai.layers.tokens import TokenEmbedding
 from keras_mmai.serialization import register
 
 STREAMS = ("shared", "separate")
+POSITIONS = ("both", "sincos", "rotary")
 # along which axis of a video's (frames, places) each block attends, in turn; None: all tokens to all
 ATTENTION = {"full": (None,), "factorized": (1, 0)}
 
@@ -23,8 +24,8 @@ class MultimodalDiT(keras.Model):
     """The transformer of `MultimodalDiffusionTransformer`: adaLN-Zero blocks over the tokens of all modalities.
 
     Each token has its own noise level t and may be absent: then no other attends to it, and what it holds changes
-    nothing. Positions are rotations by (time, y, x), time in seconds where a modality has a rate, so that what happens
-    at one time lies at one place. A modality that is not in the call is not in the sequence.
+    nothing. Positions are by (time, y, x), time in seconds where a modality has a rate, so that what happens at one
+    time lies at one place. A modality that is not in the call is not in the sequence.
 
     Call, dicts by the names of `spaces`: `tokens`, noisy: latents (b, *shape) float or ids (b, *shape) int32, masked
     with the id `vocabulary`; `t` (b,) float32 in [0, 1], the noise level of a modality, for each of `tokens` but the
@@ -40,6 +41,8 @@ class MultimodalDiT(keras.Model):
         attention: "full": all tokens attend to all; "factorized", for one video: within each frame and, in every second
             block, at each place along time, for n * (h * w + frames) / 2 pairs in a block instead of n * n (Latte, Ma
             et al. 2024, arXiv:2401.03048, variant 1).
+        positions: "sincos": added to the tokens; "rotary": rotations in attention, which tell distances alone, so that
+            what an image shows is learned slowly; "both".
         hidden_dim, num_layers, num_heads, mlp_ratio, qk_norm, feed_forward, time_scale: as those of `DiT`.
 
     Raises:
@@ -60,6 +63,7 @@ class MultimodalDiT(keras.Model):
         time_scale=1000.0,
         streams="shared",
         attention="full",
+        positions="both",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -68,6 +72,8 @@ class MultimodalDiT(keras.Model):
             raise ValueError(f"`num_heads` must divide `hidden_dim`. Received: {num_heads} and {hidden_dim}")
         if streams not in STREAMS:
             raise ValueError(f"`streams` must be one of {STREAMS}. Received: {streams!r}")
+        if positions not in POSITIONS:
+            raise ValueError(f"`positions` must be one of {POSITIONS}. Received: {positions!r}")
         if attention not in ATTENTION:
             raise ValueError(f"`attention` must be one of {tuple(ATTENTION)}. Received: {attention!r}")
         self.spaces = dict(spaces) if isinstance(spaces, dict) else {m.name: m.space for m in spaces}
@@ -80,6 +86,7 @@ class MultimodalDiT(keras.Model):
         self.time_scale = time_scale
         self.streams = streams
         self.attention = attention
+        self.positions = positions
         self.sequence = tuple(name for name, space in self.spaces.items() if not space.adaln)
         if not self.sequence:
             raise ValueError(f"`spaces` has nothing that is generated. Received: {self.spaces}")
@@ -107,18 +114,23 @@ class MultimodalDiT(keras.Model):
             block["lengths"] = {name: self.spaces[name].num_tokens for name in self.sequence}
         kind = JointDiTBlock if streams == "separate" else DiTBlock
         self.blocks = [kind(name=f"block_{i}", **block) for i in range(num_layers)]
-        self._rotary = self._rotary_tables()
+        self._added, self._rotary = self._position_tables()
         self.build()
 
-    def _rotary_tables(self):
-        """{name: cosines and sines (n, head_dim)}, over those of (time, y, x) on which there are tokens."""
+    def _position_tables(self):
+        """Of each modality: what is added to its tokens (n, hidden_dim), and the cosines and sines (n, head_dim) of its
+        rotations, over those of (time, y, x) on which there are tokens."""
         spaces = {name: self.spaces[name] for name in self.sequence}
         unit_rate = max((space.rate for space in spaces.values() if space.rate is not None), default=1.0)
         places = {name: space.coordinates(unit_rate) for name, space in spaces.items()}
         used = np.any(np.concatenate(list(places.values())) != 0, axis=0)
         used[0] |= not used.any()
         head_dim = self.hidden_dim // self.num_heads
-        return {name: rotary_tables_at(place[:, used], head_dim) for name, place in places.items()}
+        added, rotary = {}, {}
+        for name, place in places.items():
+            rotary[name] = rotary_tables_at(place[:, used], head_dim)
+            added[name] = sincos_positions_at(place[:, used], self.hidden_dim).astype("float32")
+        return added, rotary
 
     def build(self, input_shape=None):
         if self.built:
@@ -197,12 +209,17 @@ class MultimodalDiT(keras.Model):
         for name in names:
             n = self.spaces[name].num_tokens
             is_here = self._by_token(present.get(name, True), batch, n)
-            parts.append(ops.where(is_here[..., None], self.embeds[name](tokens[name]), 0.0))
+            x = self.embeds[name](tokens[name])
+            if self.positions != "rotary":
+                x = x + ops.cast(self._added[name], x.dtype)
+            parts.append(ops.where(is_here[..., None], x, 0.0))
             here.append(is_here)
             times.append(ops.cast(t[name], "float32"))
             places.append(self._rotary[name])
         x, here = ops.concatenate(parts, axis=1), ops.concatenate(here, axis=1)
-        rotary = [np.concatenate(tables) for tables in zip(*places)]
+        rotary = None
+        if self.positions != "sincos":
+            rotary = [np.concatenate(tables) for tables in zip(*places)]
 
         # one segment for each modality, and one more for its known tokens, if there are any
         lengths = [self.spaces[name].num_tokens for name in names]

@@ -34,10 +34,11 @@ def test_shapes(network, tokens):
     assert all(keras.backend.standardize_dtype(x.dtype) == "float32" for x in outputs.values())
 
 
-def test_a_label_as_condition_makes_it_a_dit():
+@pytest.mark.parametrize("positions", ["rotary", "sincos"])
+def test_a_label_as_condition_makes_it_a_dit(positions):
     spaces = {"x": TokenSpace((4, 4, 2), patch_size=2), "y": TokenSpace((1,), 3, adaln=True)}
-    network = awake(MultimodalDiT(spaces, **{**SMALL, "qk_norm": False}))
-    dit = DiT((4, 4, 2), patch_size=2, num_classes=3, positions="rotary", label_dropout=0.0, **SMALL)
+    network = awake(MultimodalDiT(spaces, positions=positions, **{**SMALL, "qk_norm": False}))
+    dit = DiT((4, 4, 2), patch_size=2, num_classes=3, positions=positions, label_dropout=0.0, **SMALL)
     network.modality_table.assign(np.zeros(network.modality_table.shape))
     pairs = [
         (dit.patch_embed, network.embeds["x"]),
@@ -112,9 +113,22 @@ def test_one_second_is_one_place_for_every_modality():
     spaces = {"fast": TokenSpace((8,), 4, rate=8.0), "slow": TokenSpace((4,), 4, rate=4.0)}
     fast, slow = (space.coordinates(8.0)[:, 0] for space in spaces.values())
     np.testing.assert_array_equal(fast[::2], slow)
-    rotary = MultimodalDiT(spaces, **SMALL)._rotary
-    np.testing.assert_array_equal(rotary["fast"][0][::2], rotary["slow"][0])
+    network = MultimodalDiT(spaces, **SMALL)
+    np.testing.assert_array_equal(network._rotary["fast"][0][::2], network._rotary["slow"][0])
+    np.testing.assert_array_equal(network._added["fast"][::2], network._added["slow"])
     assert TokenSpace((3, 2, 2), 4, rate=2.0).coordinates(8.0).tolist()[4:6] == [[4, 0, 0], [4, 0, 1]]
+
+
+def test_a_token_says_where_it_is():
+    """Rotations tell distances alone: one token by itself is the same at every place."""
+    x = np.ones((1, 4), "int32")
+    for positions, differ in (("rotary", False), ("sincos", True), ("both", True)):
+        network = awake(MultimodalDiT({"x": TokenSpace((4,), 3)}, positions=positions, **SMALL))
+        outputs = []
+        for place in range(4):
+            here = np.arange(4)[None] == place
+            outputs.append(numpy(network({"x": x}, {"x": np.ones(1, "float32")}, present={"x": here})["x"])[0, place])
+        assert (np.ptp(outputs, axis=0).max() > 1e-3) == differ
 
 
 def test_mixed_precision_keeps_times_and_outputs_float32():
