@@ -43,6 +43,7 @@ class MultimodalDiffusionTransformer(TrainingModel):
         modalities: list of `Modality`.
         network: a `MultimodalDiT` of them; None is one of the default size.
         tasks: dict of (given, wanted) by name, tuples of names, that are trained and exported; None is `fillings`: all.
+        task_weights: dict of float by name of a task: how often it is trained beside the others, of weight 1.
         independent_times: float in [0, 1], the share of examples whose generated modalities have times of their own;
             else they share one number u, of which `times` of each process makes its noise level.
         partly_known: float in [0, 1], the share of examples in which some tokens of what is generated are known, at
@@ -59,6 +60,7 @@ class MultimodalDiffusionTransformer(TrainingModel):
         modalities,
         network=None,
         tasks=None,
+        task_weights=None,
         independent_times=0.25,
         partly_known=0.1,
         ema_decays=(0.999,),
@@ -80,6 +82,15 @@ class MultimodalDiffusionTransformer(TrainingModel):
         if self.network.spaces != {m.name: m.space for m in modalities}:
             raise ValueError(f"`network` is of other modalities: build it as MultimodalDiT({names}, ...).")
         self.tasks = checked_tasks(tasks, modalities)
+        self.task_weights = dict(task_weights or {})
+        unknown = sorted(set(self.task_weights) - set(self.tasks))
+        weights = [self.task_weights.get(name, 1.0) for name in self.tasks]
+        if unknown or min(weights) < 0 or not sum(weights):
+            raise ValueError(
+                "`task_weights` are by name of `tasks`, none of them negative, and not all 0. Received: "
+                f"{task_weights}, tasks {sorted(self.tasks)}"
+            )
+        self._until = (np.cumsum(weights) / np.sum(weights))[:-1].astype("float32")  # the last one takes the rest
         self.independent_times = independent_times
         self.partly_known = partly_known
         self.seed = seed
@@ -173,7 +184,8 @@ class MultimodalDiffusionTransformer(TrainingModel):
         if "task" in x:
             task = ops.cast(x["task"], "int32")
         else:
-            task = keras.random.randint((batch,), 0, len(self.tasks), seed=self.seed_generator)
+            drawn = keras.random.uniform((batch, 1), seed=self.seed_generator)
+            task = ops.sum(ops.cast(drawn >= self._until, "int32"), axis=1)
         return {m.name: ops.take(self._roles(m.name), task, axis=0) for m in modalities}
 
     def _draw_times(self, generable, wanted, x, batch):
@@ -280,18 +292,18 @@ class MultimodalDiffusionTransformer(TrainingModel):
     def _tokens_of(self, x, verbose):
         return self.precompute(x, verbose=verbose) if isinstance(x, dict) else x
 
-    def generator(self, samplers=None, num_steps=24, guidance=None, average=0):
+    def generator(self, samplers=None, num_steps=24, guidance=None, order=None, average=0):
         """The `MultimodalGenerator` of this model, with a copy of the network by moving average number `average`.
 
         Args:
-            samplers, num_steps, guidance: see `MultimodalGenerator`.
+            samplers, num_steps, guidance, order: see `MultimodalGenerator`.
             average: int, index into `ema_decays`.
         """
         network = averaged_copy(self, self.network, average)
         seen = ops.convert_to_numpy(self.seen) > 0
         unseen = [m.name for m, flag in zip(self.modalities, seen) if seen.any() and not flag]
         generator = MultimodalGenerator(
-            network, self.modalities, self.tasks, samplers, num_steps, guidance, unseen=unseen
+            network, self.modalities, self.tasks, samplers, num_steps, guidance, order, unseen
         )
         if self.compiled:
             generator.jit_compile = self.jit_compile

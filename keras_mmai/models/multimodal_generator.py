@@ -28,14 +28,26 @@ class MultimodalGenerator(Servable, keras.Model):
             `Euler`; what is left out has `MaskedAncestral()` or `Euler()`.
         num_steps: int, steps of the samplers.
         guidance: dict of float by modality, the scale of classifier-free guidance by it where it is given; 1 is none.
+        order: list of names, or of tuples of names: of several wanted modalities those named first are generated first,
+            and the others given these, so that guidance by them holds, too; what is not named comes last. None: all at
+            once.
         unseen: names of modalities that no training example had: they can't be asked for, nor given.
 
     Raises:
-        ValueError: on tasks, samplers or guidance of unknown modalities, or a sampler of the other kind.
+        ValueError: on tasks, samplers, guidance or an order of unknown modalities, or a sampler of the other kind.
     """
 
     def __init__(
-        self, network, modalities, tasks=None, samplers=None, num_steps=24, guidance=None, unseen=(), **kwargs
+        self,
+        network,
+        modalities,
+        tasks=None,
+        samplers=None,
+        num_steps=24,
+        guidance=None,
+        order=None,
+        unseen=(),
+        **kwargs,
     ):
         super().__init__(**kwargs)
         self.autocast = False
@@ -47,6 +59,7 @@ class MultimodalGenerator(Servable, keras.Model):
         self.samplers = dict(samplers or {})
         self.num_steps = num_steps
         self.guidance = dict(guidance or {})
+        self.order = list(order or ())
         self.unseen = tuple(unseen)
         self._by_name = {m.name: m for m in self.modalities}
         self._door = Door(self)
@@ -54,6 +67,10 @@ class MultimodalGenerator(Servable, keras.Model):
         self.tokenizers = [m.tokenizer for m in self.modalities]  # so that their weights are saved
         self._door.check_names(self.samplers, "samplers")
         self._door.check_names(self.guidance, "guidance")
+        named = [name for group in self.order for name in ([group] if isinstance(group, str) else group)]
+        self._door.check_names(named, "order")
+        if len(set(named)) < len(named):
+            raise ValueError(f"`order` names each modality once. Received: {order}")
         for name, sampler in self.samplers.items():
             masked = self._by_name[name].tokens == "codes"
             if not isinstance(sampler, Sampler) or isinstance(sampler, MaskedSampler) != masked:
@@ -74,6 +91,15 @@ class MultimodalGenerator(Servable, keras.Model):
     def sampler_of(self, name):
         default = MaskedAncestral() if self._by_name[name].tokens == "codes" else Euler()
         return self.samplers.get(name, default)
+
+    def groups(self, want):
+        """The wanted names in tuples that are generated together, in turn: see `order`."""
+        groups, rest = [], list(want)
+        for names in self.order:
+            group = tuple(name for name in rest if name in ([names] if isinstance(names, str) else names))
+            groups.append(group)
+            rest = [name for name in rest if name not in group]
+        return [group for group in (*groups, tuple(rest)) if group]
 
     # What users call, with signals of the host
 

@@ -130,32 +130,44 @@ class Attention(Program):
 
 
 class Fill(Program):
-    """Noise to the wanted modalities, in one loop over all of them."""
+    """Noise to the wanted modalities: one loop for each group of them that is generated together."""
 
     def __init__(self, generator, want, num_steps):
         super().__init__(generator)
         self.want = want
+        self.groups = generator.groups(want)
+        self.guidance = generator.guidance
         self.samplers = {name: generator.sampler_of(name) for name in want}
         self.steps = uniform_times(num_steps)
 
     def call(self, inputs):
-        advance, start = self._way(inputs)
-        states = ops.fori_loop(0, len(self.steps) - 1, lambda i, states: advance(states, i)[0], start)
-        out = {}
-        for name, x in zip(self.want, states):
-            modality = self.modalities[name]
-            out[name] = x if modality.lossless else modality.tokenizer.decode(x)
-        return out
+        made = {}
+        for group in self.groups:
+            advance, start = self._way(inputs, group, made)
+            states = ops.fori_loop(0, len(self.steps) - 1, lambda i, states, f=advance: f(states, i)[0], start)
+            made.update(zip(group, states))
+        return {
+            name: made[name] if self.modalities[name].lossless else self.modalities[name].tokenizer.decode(made[name])
+            for name in self.want
+        }
 
-    def _way(self, inputs):
+    def _way(self, inputs, group, made):
         """A step, (states, i) -> states and what the network takes the data to be; and the states it starts from."""
-        seed, given = inputs["seed"], inputs["given"]
-        known, scales, present = (inputs.get(name, {}) for name in ("known", "guidance", "present"))
+        seed, given = inputs["seed"], {**inputs["given"], **made}
+        known, scales, present = (dict(inputs.get(name, {})) for name in ("known", "guidance", "present"))
         rows = ops.shape(seed)[0]
+        for name in self.want:
+            if name in made:
+                present.pop(name, None)  # all of it is there
+                known.pop(name, None)
+                if self.guidance.get(name, 1) != 1:
+                    scales[name] = self.guidance[name] * ops.ones((rows,))
+            elif name in known and name not in group:
+                present[name] = known.pop(name)  # its other tokens are still to be generated
         seeds = split(seed, len(self.modalities))
-        own = {name: seeds[:, list(self.modalities).index(name)] for name in self.want}
+        own = {name: seeds[:, list(self.modalities).index(name)] for name in group}
         stay = {name: self.network.spaces[name].spread(flags) for name, flags in known.items()}
-        context = {name: tokens for name, tokens in given.items() if name not in self.want}
+        context = {name: tokens for name, tokens in given.items() if name not in group}
         times = ops.convert_to_tensor(self.steps)
 
         def keep(name, x):
@@ -164,21 +176,24 @@ class Fill(Program):
         def advance(states, i):
             i = ops.cast(i, "int32")
             t, s = ops.take(times, i, axis=0), ops.take(times, i + 1, axis=0)
-            states = dict(zip(self.want, states))
-            levels = {**self.at_rest({**context, **states}), **{name: t * ops.ones((rows,)) for name in self.want}}
-            outputs = self._guided({**context, **states}, levels, present, known, scales)
+            states = dict(zip(group, states))
+            levels = {**self.at_rest({**context, **states}), **{name: t * ops.ones((rows,)) for name in group}}
+            outputs = self._guided(group, {**context, **states}, levels, present, known, scales)
             after, found = [], []
             for name, x in states.items():
                 process, sampler = self.modalities[name].process, self.samplers[name]
                 predict = Denoiser(process, lambda x_t, t, output=outputs[name]: output)
                 noise = self._step_noise(name, own[name], i) if sampler.stochastic else None
                 after.append(keep(name, sampler.step(predict, x, t, s, noise)))
-                data = predict(x, t)
-                is_latent = self.modalities[name].tokens == "latents"
-                found.append(keep(name, data[0] if is_latent else ops.argmax(data, axis=-1)))
+                guess = predict(x, t)
+                if self.modalities[name].tokens == "latents":
+                    found.append(keep(name, guess[0]))
+                else:
+                    guess = ops.cast(ops.argmax(guess, axis=-1), "int32")
+                    found.append(ops.where(after[-1] == process.vocabulary, guess, after[-1]))
             return after, found
 
-        return advance, [keep(name, self._prior(name, own[name])) for name in self.want]
+        return advance, [keep(name, self._prior(name, own[name])) for name in group]
 
     def _prior(self, name, seed):
         modality = self.modalities[name]
@@ -193,7 +208,7 @@ class Fill(Program):
             return normal(seed, shape, stream=i + 1)
         return uniform(seed, (*shape, 2), stream=i + 1)
 
-    def _guided(self, tokens, levels, present, known, scales):
+    def _guided(self, group, tokens, levels, present, known, scales):
         """output + sum of (scale - 1) (output - output without what guides), in one pass of the network."""
         if not scales:
             return self.network(tokens, levels, present, known)
@@ -216,7 +231,7 @@ class Fill(Program):
             keras.tree.map_structure(repeat, known),
         )
         guided = {}
-        for name in self.want:
+        for name in group:
             whole, *without = ops.split(outputs[name], copies, axis=0)
             total = whole
             for scale, other in zip(scales.values(), without):
@@ -230,6 +245,10 @@ class Way(Fill):
     """What the network takes the data to be in each step of `Fill`: tokens (b, steps, *shape) by modality."""
 
     def call(self, inputs):
-        advance, start = self._way(inputs)
-        _, found = ops.scan(advance, start, ops.arange(len(self.steps) - 1))
-        return {name: ops.swapaxes(x, 0, 1) for name, x in zip(self.want, found)}
+        made, found = {}, {}
+        for group in self.groups:
+            advance, start = self._way(inputs, group, made)
+            states, guesses = ops.scan(advance, start, ops.arange(len(self.steps) - 1))
+            made.update(zip(group, states))
+            found.update((name, ops.swapaxes(x, 0, 1)) for name, x in zip(group, guesses))
+        return {name: found[name] for name in self.want}

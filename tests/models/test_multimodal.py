@@ -270,3 +270,13 @@ def test_eight_examples_are_learned_by_heart():
     assert np.mean(distance.argmin(1) == np.arange(8)) >= 7 / 8  # of latents the flow is not exact after so few steps
     back = generator.generate({"picture": data["picture"], "sound": data["sound"]}, seed=1)
     np.testing.assert_array_equal(back["word"], data["word"])
+
+
+def test_tasks_are_drawn_by_their_weights():
+    weights = {"all": 0.0, "picture_to_word": 3.0, "word_to_rest": 0.0, "rest_to_word": 1.0}
+    model = make(task_weights=weights)
+    wanted = {name: numpy(one["wanted"]).any(1) for name, one in model(tensors(batch_of(2000))).items()}
+    assert wanted["word"].all() and not wanted["picture"].any() and not wanted["sound"].any()
+    roles = numpy(model._draw_roles(model.modalities, {}, 2000)["sound"])
+    assert set(roles) == {1, 2} and abs(np.mean(roles == 2) - 0.75) < 0.05  # absent, and not given
+    assert set(numpy(make(task_weights={"all": 0.0})._draw_roles(model.modalities, {}, 99)["word"])) == {0, 1}

@@ -143,3 +143,42 @@ def test_conditions_are_only_given():
         generator.generate(want=["y"])
     out = generator.generate({"y": [0, 1, 2]}, guidance=2.0)
     assert out["x"].shape == (3, 4, 2)
+
+
+def test_an_order_is_one_question_after_the_other():
+    together = make().generator(num_steps=3, guidance={"word": 2.0})
+    ordered = make().generator(num_steps=3, guidance={"word": 2.0}, order=["word", ("picture",)])
+    assert ordered.groups(("picture", "word", "sound")) == [("word",), ("picture",), ("sound",)]
+    assert together.groups(("picture", "word")) == [("picture", "word")]
+    made = ordered.generate(num_samples=3, seed=2)
+    word = together.generate(want=["word"], num_samples=3, seed=2)
+    picture = together.generate(word, ["picture"], seed=2)
+    sound = together.generate({**word, **picture}, ["sound"], seed=2)
+    for name, x in {**word, **picture, **sound}.items():
+        np.testing.assert_allclose(made[name], x, atol=1e-5, err_msg=name)
+    steps = ordered.trajectory(num_samples=3, seed=2)
+    for name, x in made.items():
+        np.testing.assert_allclose(steps[name][-1], x, atol=1e-5, err_msg=name)
+
+
+def test_what_comes_later_in_the_order_tells_what_of_it_is_known():
+    generator = make().generator(num_steps=3, order=["word"])
+    data, known = batch_of(3), np.array([[True, False], [False, True]])
+    given, flags = {"picture": data["picture"]}, {"picture": known}
+    made = generator.generate(given, ["picture", "word"], flags, seed=1)
+    part = {"picture": np.tile(known, (3, 1, 1))}
+    word = generator.generate(given, ["word"], present=part, seed=1)
+    np.testing.assert_array_equal(made["word"], word["word"])
+    picture = generator.generate({**given, **word}, ["picture"], flags, seed=1)
+    np.testing.assert_allclose(made["picture"], picture["picture"], atol=1e-5)
+    other = data["picture"] + np.where(known, 0.0, 1.0).repeat(2, 0).repeat(2, 1)[..., None].astype("float32")
+    again = generator.generate({"picture": other}, ["picture", "word"], flags, seed=1)
+    for name in made:  # what the unknown tokens held
+        np.testing.assert_array_equal(again[name], made[name])
+
+
+def test_an_order_is_of_modalities():
+    with pytest.raises(ValueError, match="`order`: the modalities are"):
+        make().generator(order=["smell"])
+    with pytest.raises(ValueError, match="each modality once"):
+        make().generator(order=["word", ("word", "sound")])

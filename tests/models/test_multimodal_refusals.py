@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from multimodal_models import SMALL, batch_of, make, modalities
+from multimodal_models import SMALL, TASKS, batch_of, make, modalities
 
 from keras_mmai import Modality, MultimodalDiffusionTransformer, MultimodalDiT
 from keras_mmai.diffusion import (
@@ -43,6 +43,9 @@ from keras_mmai.tokenizers import PassThrough
         (lambda: make(tasks={"a": (("word",), ("word",))}), "given is not wanted"),
         (lambda: make(tasks={"a": ("word", "picture")}), "two tuples"),
         (lambda: make(independent_times=2.0), "independent_times"),
+        (lambda: make(task_weights={"nothing": 1.0}), "task_weights"),
+        (lambda: make(task_weights={"all": -1.0}), "task_weights"),
+        (lambda: make(task_weights=dict.fromkeys(TASKS, 0.0)), "task_weights"),
         (lambda: make(partly_known=-1.0), "partly_known"),
         (
             lambda: MultimodalDiffusionTransformer(modalities(), MultimodalDiT(modalities()[:2], **SMALL)),
