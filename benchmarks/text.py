@@ -5,8 +5,8 @@
 Both are 4 blocks of width 128 on windows of 64 characters, trained for as many iterations of 12 windows, the size that
 nanoGPT's README gives for a CPU: 2,000 iterations, 1.88 nats per character there. The twin has a causal mask and tells
 the next character; masked diffusion has the bound of `MultimodalGenerator.score`. Both are measured on windows of the
-last tenth of the text, each with its standard error. Prints them, their ratio, and a text that goes on, one that is
-filled in, and how good texts are after fewer steps, by the twin.
+last tenth of the text, each with its standard error. Prints them, their ratio, a text that goes on, one that is filled
+in, one that goes on block by block, and how good texts are after fewer steps, by the twin.
 """
 
 import argparse
@@ -116,6 +116,14 @@ def main():
             "known": "".join(c if k else "_" for c, k in zip(tokenizer.decode(sample)[0], known)),
             "is": out,
         }
+    half, longer = LENGTH // 2, sample[0, : LENGTH // 2]
+    for block in range(6):  # each time half of the window is known, and the other half is the next block
+        window = np.pad(longer[-half:], (0, half))[None].astype("int32")
+        new = generator.generate({"text": window}, ["text"], {"text": np.arange(LENGTH) < half}, seed=block)["text"]
+        longer = np.concatenate([longer, tokenizer.encode(new)[0, half:]])
+    report["goes on, block by block"] = "".join(
+        tokenizer.decode(np.pad(longer, (0, -len(longer) % LENGTH)).reshape(-1, LENGTH).astype("int32"))
+    )
     report["nats per character of samples, by the twin, after steps"] = {}
     for steps in (4, 16, 64):
         texts = generator.generate(num_samples=200, steps=steps)["text"]
