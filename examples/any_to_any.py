@@ -119,17 +119,18 @@ report["seconds"] = {**seconds, "total": round(sum(seconds.values()), 1)}
 print(json.dumps(report, indent=1))
 (args.output / "report.json").write_text(json.dumps(report, indent=1))
 
-# one digit: a row for each signal that is given, or several, and what is made of it; and three joint samples
+# one digit: a column for each signal that is given, or two, with what is made of it below; and three joint samples
 example = {name: x[3:4] for name, x in test.items()}
 names = list(example)
-given = [names[:i] + names[i + 1 :] for i in range(3)] + [[name] for name in names]
-cells = []
-for those in given:
-    made = generator.generate({name: example[name] for name in those}, seed=1)
-    cells.append([(example if name in those else made)[name][0] for name in names])
-cells = [[example[name][0] for name in names], *cells, *([joint[name][i] for name in names] for i in range(3))]
-rows = ["recorded", *(f"of {' and '.join(those)}" for those in given), *["joint"] * 3]
-visualization.signal_table(cells, rows, names, RATE, path=args.output / "matrix.png")
+columns, titles = [example], ["recorded"]
+for those in [*([name] for name in names), *(names[:i] + names[i + 1 :] for i in range(3))]:
+    known = {name: example[name] for name in those}
+    columns.append({**known, **generator.generate(known, seed=1)})
+    titles.append("of " + "\nand ".join(those))
+columns += [{name: x[i : i + 1] for name, x in joint.items()} for i in range(3)]
+cells = [[column[name][0] for column in columns] for name in names]
+titles += ["of nothing"] * 3
+visualization.signal_table(cells, names, titles, RATE, path=args.output / "matrix.png")
 # a digit of each class, and those made of its word, its sound and both
 first = [int(np.argmax(labels == digit)) for digit in range(10)]
 one = {"image": test["image"][first], "sound": test["sound"][first], "word": [test["word"][i] for i in first]}
