@@ -87,7 +87,7 @@ often |= dict.fromkeys(["word_to_image_sound", "sound_to_image_word"], 2.0)
 model = keras_mmai.MultimodalDiffusionTransformer(modalities, network, task_weights=often, ema_decays=(0.995,), seed=0)
 data = ArrayDataset(model.precompute(train, verbose=0), batch_size=32)
 lap("tokens")
-muon = lambda rate: keras.optimizers.Muon(rate, exclude_layers=["embed", "modulation", "output", "table"])  # noqa: E731
+muon = lambda rate: keras.optimizers.Muon(rate, exclude_layers=["embed", "modulation", "output"])  # noqa: E731
 model.compile(cosine(muon, 5e-3, args.steps), jit_compile=keras.backend.backend() != "torch")
 model.fit(data, epochs=-(-args.steps // len(data)), verbose=2)
 lap("transformer")
@@ -108,8 +108,7 @@ joint = generator.generate(num_samples=num_test, seed=1)
 report["valid words"] = float(np.mean(judges["word"](joint["word"]) >= 0))
 report["Frechet distance"] = {}
 for name in ("image", "sound"):
-    features = keras.Model(judges[name].model.input, judges[name].model.get_layer("features").output)
-    real, other, made = (features.predict(x, verbose=0) for x in (test[name], train[name][: 2 * num_test], joint[name]))
+    real, other, made = map(judges[name].features, (test[name], train[name][: 2 * num_test], joint[name]))
     report["Frechet distance"][name] = {
         "generated": metrics.frechet_distance(made, other),
         "real": metrics.frechet_distance(real, other),

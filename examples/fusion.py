@@ -24,13 +24,14 @@ from keras_mmai.tokenizers import LabelTokenizer, PassThrough
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--output", type=pathlib.Path, default="fusion_run")
 parser.add_argument("--steps", type=int, default=3000)
-parser.add_argument("--noise", type=float, default=1.5, help="its deviation at the test; tones: 0.2-0.45")
+parser.add_argument("--noise", type=float, default=1.5, help="deviation of the noise at the test; tones have .2 to .45")
 parser.add_argument("--smoke", action="store_true", help="a few steps of everything")
 args = parser.parse_args()
 args.output.mkdir(parents=True, exist_ok=True)
 keras.utils.set_random_seed(0)
 keras_mmai.memory.keep_freed_memory()
-copies, layers, args.steps = (1, 2, 10) if args.smoke else (4, 4, args.steps)
+copies, layers = (1, 2) if args.smoke else (4, 4)
+args.steps = 10 if args.smoke else args.steps
 rate = 8000
 mels = keras.layers.MelSpectrogram(512, 128, sampling_rate=rate, num_mel_bins=64, mag_exp=1.0, power_to_db=False)
 clock, seconds = time.time(), {}
@@ -75,7 +76,7 @@ data = ArrayDataset(model.precompute(train, verbose=0), batch_size=64)
 lap("data")
 warm = args.steps // 20
 schedule = keras.optimizers.schedules.CosineDecay(0.0, args.steps - warm, warmup_target=3e-3, warmup_steps=warm)
-muon = keras.optimizers.Muon(schedule, exclude_layers=["embed", "modulation", "output", "table"])
+muon = keras.optimizers.Muon(schedule, exclude_layers=["embed", "modulation", "output"])
 model.compile(muon, jit_compile=keras.backend.backend() != "torch")
 model.fit(data, epochs=-(-args.steps // len(data)), verbose=2)
 lap("transformer")
@@ -108,7 +109,9 @@ def scores(guesses):
 
 
 said = {name: ask(generator.classify, test, names, "label") for name, names in given.items()}
-said["product of the two"] = said["image"] * said["sound"]  # Bayes' rule, as those of a digit are independent
+said["product of the two"] = (
+    said["image"] * said["sound"]
+)  # Bayes' rule: those of a digit are independent, and digits as frequent
 report = {"classify": scores(said), "linear probe": scores({name: probe(names) for name, names in given.items()})}
 lap("classification")
 report |= {"noise": args.noise, "seconds": {**seconds, "total": round(sum(seconds.values()), 1)}}

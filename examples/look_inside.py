@@ -3,7 +3,7 @@
     python examples/any_to_any.py --output out && python examples/look_inside.py out/generator.keras --output inside
 
 Where a word looks in the image that it is generated from, checked by deletion; how many nats image and sound each tell
-of the word, alone, together and where half of the image is hidden; the loss of each signal at each noise level; and
+of the word, and where the lower half of the image is black; the loss of each signal at each noise level; and
 signals on their way from noise. Writes report.json.
 """
 
@@ -30,7 +30,7 @@ count = 10 if args.smoke else 300
 digits = {name: values[:count] for name, values in load_mnist()["test"].items()}
 sounds = dial_tones(digits["labels"], 2048, 8000, seed=1)
 signals = {"image": digits["images"], "sound": sounds, "word": [WORDS[label] for label in digits["labels"]]}
-half = np.where(np.arange(28)[:, None] < 14, digits["images"], -1.0).astype("float32")
+half = np.where(np.arange(28)[:, None, None] < 14, digits["images"], -1.0).astype("float32")
 pair = {name: signals[name] for name in ("image", "word")}
 
 found = {

@@ -75,7 +75,7 @@ network = keras_mmai.MultimodalDiT(modalities, hidden_dim=128, num_layers=layers
 model = keras_mmai.MultimodalDiffusionTransformer(modalities, network, partly_known=0.5, ema_decays=(0.995,), seed=0)
 data = ArrayDataset(model.precompute({"video": train["videos"]}, verbose=0), batch_size=32)
 lap("tokens")
-muon = cosine(keras.optimizers.Muon, 3e-3, args.steps, exclude_layers=["embed", "modulation", "output", "table"])
+muon = cosine(keras.optimizers.Muon, 3e-3, args.steps, exclude_layers=["embed", "modulation", "output"])
 model.compile(muon, jit_compile=keras.backend.backend() != "torch")
 model.fit(data, epochs=-(-args.steps // len(data)), verbose=2)
 lap("transformer")

@@ -61,7 +61,7 @@ data = ArrayDataset(model.precompute(signals, verbose=0), batch_size=64)
 lap("tokens")
 warm = args.steps // 20
 schedule = keras.optimizers.schedules.CosineDecay(0.0, args.steps - warm, warmup_target=3e-3, warmup_steps=warm)
-muon = keras.optimizers.Muon(schedule, exclude_layers=["embed", "modulation", "output", "table"])
+muon = keras.optimizers.Muon(schedule, exclude_layers=["embed", "modulation", "output"])
 model.compile(muon, jit_compile=keras.backend.backend() != "torch")
 model.fit(data, epochs=-(-args.steps // len(data)), verbose=2)
 lap("transformer")
@@ -76,8 +76,7 @@ def spectra(waveforms):
 
 
 judges = {name: metrics.train_judge(spectra(varied), y, epochs) for name, y in (("digit", label), ("voice", speaker))}
-features = keras.Model(judges["digit"].model.input, judges["digit"].model.get_layer("features").output)
-reference = features.predict(spectra(train["waveforms"]), verbose=0)
+reference = judges["digit"].features(spectra(train["waveforms"]))
 
 
 def entropy(voices):
@@ -95,7 +94,7 @@ def judged(waveforms, labels):
         "digits understood": float(np.mean(heard == labels)),
         "entropy of voices": entropy(voices),
         "entropy of voices within a digit": float(within),
-        "Frechet distance": metrics.frechet_distance(features.predict(images, verbose=0), reference),
+        "Frechet distance": metrics.frechet_distance(judges["digit"].features(images), reference),
     }
 
 

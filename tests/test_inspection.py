@@ -6,11 +6,13 @@ import math
 import numpy as np
 import pytest
 from keras import ops
-from multimodal_models import SMALL, awake, batch_of, make, modalities, tensors
+from multimodal_models import SMALL, TASKS, awake, batch_of, losses_of, make, modalities, tensors
 
 from keras_mmai import Modality, MultimodalDiffusionTransformer, MultimodalDiT, inspection
+from keras_mmai.diffusion import normal, uniform
 from keras_mmai.inspection.importance import shapley_values
 from keras_mmai.layers.attention import SelfAttention, attend, attention_weights
+from keras_mmai.noise import row_seeds, split
 from keras_mmai.tokenizers import LabelTokenizer, PassThrough
 
 numpy = ops.convert_to_numpy
@@ -61,7 +63,7 @@ def make_copier():
     model = MultimodalDiffusionTransformer(mods, network, tasks, ema_decays=(), partly_known=0.0, seed=0)
     model.compile("adam")
     model.optimizer.learning_rate = 3e-3
-    model.fit(data, batch_size=64, epochs=40, verbose=0)
+    model.fit(data, batch_size=64, epochs=60, verbose=0)
     return model.generator(num_steps=2), {name: value[:128] for name, value in data.items()}
 
 
@@ -75,11 +77,17 @@ def test_a_trained_model_shows_what_decides(tmp_path):
     assert (tmp_path / "map.png").stat().st_size > 1000
 
     told = inspection.modality_importance(generator, data, "y", path=tmp_path / "shares.png")
-    assert abs(told["values"]["z"]) < 0.05 and told["values"]["x"] > 1.0
+    assert abs(told["values"]["z"]) < 0.05 and told["values"]["x"] > 0.4
     together = told["coalitions"][("x", "z")] - told["coalitions"][()]
     np.testing.assert_allclose(sum(told["values"].values()), together, rtol=1e-5)
     np.testing.assert_allclose(told["coalitions"][()], -math.log(4), atol=0.1)
     assert (tmp_path / "shares.png").stat().st_size > 1000
+
+
+def test_a_map_of_one_example_explains_nothing(generator):
+    found = inspection.attention_map(generator, {name: x[:1] for name, x in batch_of(2).items()}, "sound", "word")
+    assert found["map"].shape == (1, 4) and not found["explains"] and found["standard_error"] == 0
+    np.testing.assert_allclose(found["map"].sum(), 1.0, rtol=1e-5)
 
 
 def test_shapley_values_are_the_mean_over_all_orders():
@@ -110,7 +118,18 @@ def test_losses_by_level_are_those_of_training(generator, tmp_path):
     np.testing.assert_allclose(found["levels"], [0.125, 0.375, 0.625, 0.875])
     assert set(found["losses"]) == {"picture", "sound"} and found["losses"]["sound"].shape == (4,)
     assert (tmp_path / "levels.png").stat().st_size > 1000
-    # at t = 1 nothing of the data is left: a network that says velocity 0 has the loss of the target itself
+    model = make()  # whose network the generator has
+    batch = {**data, "task": np.full(6, list(TASKS).index("word_to_rest"), "int32")}
+    shapes = {"picture": (4, 4, 2), "word": (3,), "sound": (4, 2)}
+    seeds = split(ops.convert_to_tensor(row_seeds(7, 6)), 3)
+    noise = {
+        name: (normal if name == "picture" else uniform)(seeds[:, i], shapes[name]) for i, name in enumerate(shapes)
+    }
+    batch |= {"t": {name: np.full(6, 0.4, "float32") for name in data}, "noise": noise}
+    trained = losses_of(model, model(tensors(batch)))
+    ours = generator.losses({name: data[name] for name in ("picture", "sound")}, 0.4, {"word": data["word"]}, seed=7)
+    for name in ours:
+        np.testing.assert_allclose(ours[name], numpy(trained[name]), rtol=1e-4)
     alone = generator.losses({"picture": data["picture"]}, 1.0, seed=3)["picture"]
     again = generator.losses({"picture": data["picture"]}, 1.0, seed=3)["picture"]
     other = generator.losses({"picture": data["picture"]}, 1.0, seed=4)["picture"]
@@ -162,6 +181,7 @@ def test_known_tokens_stay_on_the_way(generator):
     [
         (lambda g, d: inspection.attention_map(g, d, "picture", "smell"), "`target` is one of `signals`"),
         (lambda g, d: inspection.attention_map(g, d, "picture", "word", share=1.0), "`share` is in"),
+        (lambda g, d: inspection.attention_map(g, d, "word", "word"), "two modalities"),
         (lambda g, d: inspection.attention_map(g, d, "picture", "word", levels=()), "`levels`"),
         (lambda g, d: inspection.modality_importance(g, d, "picture"), "no such bound"),
         (lambda g, d: inspection.modality_importance(g, {"word": d["word"]}, "word"), "beside the target"),

@@ -223,5 +223,5 @@ def test_signal_table_draws_every_kind(tmp_path):
         visualization.signal_table(rows, ["a"])
     with pytest.raises(ValueError, match="list of rows"):
         visualization.signal_table([])
-    with pytest.raises(ValueError, match="one to four axes"):
+    with pytest.raises(ValueError, match="at most four axes"):
         visualization.signal_table([[np.zeros((1,) * 5)]])

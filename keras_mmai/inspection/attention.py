@@ -26,7 +26,7 @@ def attention_map(
 
     Attention explains nothing by itself. So the tokens of the source that are attended to most are taken away, and as
     many by chance: only where the first hurts the target's loss more does the map show what matters. The picture says
-    which.
+    which. (A model that never lacked single tokens in training may be hurt by their absence itself.)
 
     Args:
         model: a `MultimodalGenerator`.
@@ -43,17 +43,20 @@ def attention_map(
         dict: "map" (n, *grid) float32, of sum 1 for each example; "loss" by "whole", "attended" and "random", the
         target's mean loss with nothing, the most attended or random tokens of the source taken away; "difference" of
         attended and random, and its "standard_error" over the examples; "explains", whether the difference is above two
-        of them; "figure".
+        of them, which one example can't tell; "figure".
 
     Raises:
         ValueError: on names that are not in `sample`, a source of one token, or levels and a share out of range.
     """
     check_path(path)
-    if not 0 < share < 1 or num_random < 1 or not levels or not all(0 < t <= 1 for t in levels):
+    if source == target:
+        raise ValueError(f"`source` and `target` are two modalities. Received: {source!r} twice")
+    if not 0 < share < 1 or num_random < 1 or len(levels) < 1 or not all(0 < t <= 1 for t in levels):
         raise ValueError(
             "`share` is in (0, 1), `levels` are in (0, 1], and `num_random` is at least 1. Received: "
             f"share={share}, levels={levels}, num_random={num_random}"
         )
+    sample = {name: model.modality(name).encode(x) for name, x in sample.items()}  # once for all levels
     options = dict(seed=seed, batch_size=batch_size)
     maps = np.mean([model.attention(sample, source, target, t, **options) for t in levels], axis=0)
     grid, n = maps.shape[1:], maps[0].size
@@ -79,16 +82,16 @@ def attention_map(
     whole, attended = loss(None), loss(np.argsort(-flat, axis=1)[:, :number])
     by_chance = np.mean([loss(random.rand(*flat.shape).argsort(1)[:, :number]) for _ in range(num_random)], axis=0)
     more = attended - by_chance
-    error = float(np.std(more, ddof=1) / np.sqrt(len(more))) if len(more) > 1 else 0.0
+    error = float(np.std(more) / np.sqrt(len(more)))
+    losses = {"whole": whole, "attended": attended, "random": by_chance}
     result = {
         "map": flat.reshape(-1, *grid).astype("float32"),
-        "loss": {"whole": whole.mean(), "attended": attended.mean(), "random": by_chance.mean()},
+        "loss": {name: float(value.mean()) for name, value in losses.items()},
         "difference": float(more.mean()),
         "standard_error": error,
-        "explains": bool(more.mean() > 2 * error),
+        "explains": len(more) > 1 and bool(more.mean() > 2 * error),
     }
-    result["loss"] = {name: float(value) for name, value in result["loss"].items()}
-    shown = model.decode({source: model.modality(source).encode(sample[source][:MOST])})[source]
+    shown = model.decode({source: sample[source][:MOST]})[source]
     rate = model.modality(source).sample_rate
     result["figure"] = save(_figure(result, shown, rate, source, target, number), path)
     return result

@@ -26,11 +26,13 @@ def shapley_values(values):
 
 
 def modality_importance(model, signals, target, num_draws=32, seed=0, batch_size=100, path=None):
-    """How many nats each given modality adds to the log-likelihood of `target`: its exact Shapley value.
+    """How many nats each given modality adds to the log-likelihood of `target`: its Shapley value over all coalitions.
 
     The value of a coalition is log p(target | those modalities), the others absent: of a modality of one id, such as a
-    label, its log-posterior; else the bound of `MultimodalGenerator.score`, all coalitions with the same noise. The
-    values of all modalities add up to what they tell together.
+    label, its log-posterior; else the bound of `MultimodalGenerator.score`, all coalitions with the same noise, and
+    differences of bounds can be more than there is to know. The values of all modalities add up to what they tell
+    together; what two tell alike is shared between them. The model should have been trained on a task for each
+    coalition, as it is without `tasks`.
 
     Args:
         model: a `MultimodalGenerator`.
@@ -52,6 +54,7 @@ def modality_importance(model, signals, target, num_draws=32, seed=0, batch_size
     signals = dict(signals)
     if target not in signals:
         raise ValueError(f"`target` is one of `signals`. Received: {target!r} and {sorted(signals)}")
+    signals = {name: model.modality(name).encode(x) for name, x in signals.items()}  # once for all coalitions
     truth = signals.pop(target)
     names = sorted(signals)
     if not 1 <= len(names) <= MOST:
@@ -66,7 +69,7 @@ def modality_importance(model, signals, target, num_draws=32, seed=0, batch_size
             options = dict(num_draws=num_draws, seed=seed, batch_size=batch_size)
             return -model.score({target: truth}, signals, present, **options)["bound"]
         p = model.classify(signals, target, present, batch_size=batch_size)
-        ids = model.modality(target).encode(truth).reshape(-1)
+        ids = np.asarray(truth).reshape(-1)
         return np.log(np.maximum(p[np.arange(rows), ids], 1e-30))
 
     coalitions = [frozenset(c) for size in range(len(names) + 1) for c in itertools.combinations(names, size)]

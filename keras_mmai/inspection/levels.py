@@ -9,8 +9,8 @@ from keras_mmai.visualization.figures import DPI, INK, PALETTE, check_path, quie
 def noise_level_losses(model, signals, given=(), num_levels=10, seed=0, batch_size=100, path=None):
     """The loss of each modality at each noise level, given the others or not.
 
-    Of latents it is the mean squared error of the velocity, of ids the term of the bound in nats per token; their mean
-    over the levels is the loss of training with uniform times.
+    Of latents it is the mean squared error of what the process predicts, of ids the term of the bound in nats per id.
+    Their mean over the levels estimates the loss of this task at uniform times, before the modality's `weight`.
 
     Args:
         model: a `MultimodalGenerator`.
@@ -31,6 +31,7 @@ def noise_level_losses(model, signals, given=(), num_levels=10, seed=0, batch_si
     unknown = sorted(set(given) - set(signals))
     if isinstance(given, str) or unknown:
         raise ValueError(f"`given` are names among {sorted(signals)}. Received: {given!r}")
+    signals = {name: model.modality(name).encode(x) for name, x in signals.items()}  # once for all levels
     clean = {name: signals[name] for name in given}
     noisy = {name: x for name, x in signals.items() if name not in clean}
     levels = (np.arange(num_levels) + 0.5) / num_levels

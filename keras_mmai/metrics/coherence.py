@@ -14,8 +14,8 @@ def train_judge(signals, labels, epochs=8, batch_size=64, seed=0, verbose=0):
         seed: int, of its weights.
 
     Returns:
-        A function of signals (m, *s, c) to labels (m,) int; its attribute `model` is the classifier, whose `features`
-        are the layer before the last.
+        A function of signals (m, *s, c) to labels (m,) int; its `features` is one to the layer before the last,
+        (m, 128), and its `model` the classifier.
     """
     signals, labels = np.asarray(signals), np.asarray(labels)
     rank = signals.ndim - 2
@@ -44,6 +44,8 @@ def train_judge(signals, labels, epochs=8, batch_size=64, seed=0, verbose=0):
     def judge(signals):
         return np.argmax(model.predict(np.asarray(signals), batch_size=256, verbose=0), axis=-1)
 
+    features = keras.Model(inputs, model.get_layer("features").output)
+    judge.features = lambda signals: features.predict(np.asarray(signals), batch_size=256, verbose=0)
     judge.model = model
     return judge
 
@@ -67,17 +69,19 @@ def coherence(generator, signals, labels, judges, tasks=None, num_joint=None, se
         dict: "ceiling", by modality the share of real signals, once encoded and decoded, of the right label;
         "conditional", by task and modality that of what was generated; "joint", by task that in which all judges agree;
         "class_entropy", by joint task and modality the entropy of the labels found over that of equally many of each;
-        "conditional_over_ceiling", the mean over all tasks and modalities, and "joint_over_ceiling", by task: the share
-        over the product of its modalities' ceilings. Both are absent where there is no such task.
+        "conditional_over_ceiling", the mean over all tasks and modalities of the share by its ceiling; and
+        "joint_over_ceiling", by task the share by that of real signals, once encoded and decoded, in which all agree.
+        Both are absent where there is no such task.
     """
     labels, guidance = np.asarray(labels), options.get("guidance")
     signals = {m.name: m.encode(signals[m.name]) for m in generator.modalities if m.name in signals}
-    ceiling = {}
+    ceiling, real = {}, {}
     for m in generator.modalities:
         if m.name in judges:
             decoded = generator.decode({m.name: signals[m.name]})[m.name]
-            ceiling[m.name] = _share(judges[m.name](decoded) == labels)
-    conditional, joint, entropy = {}, {}, {}
+            real[m.name] = np.asarray(judges[m.name](decoded))
+            ceiling[m.name] = _share(real[m.name] == labels)
+    conditional, joint, entropy, best = {}, {}, {}, {}
     for task, (given, want) in (generator.tasks if tasks is None else tasks).items():
         if not set(want) & set(judges) or (not given and len(set(want) & set(judges)) < 2):
             continue
@@ -90,19 +94,25 @@ def coherence(generator, signals, labels, judges, tasks=None, num_joint=None, se
         if given:
             conditional[task] = {name: _share(label == labels) for name, label in found.items()}
             continue
-        first = next(iter(found.values()))
-        joint[task] = _share(np.all([(label == first) & (label >= 0) for label in found.values()], axis=0))
+        joint[task] = _agreement(list(found.values()))
+        best[task] = max(_agreement([real[name] for name in found]), 1 / len(labels))
         entropy[task] = {name: _entropy(label, labels.max() + 1) for name, label in found.items()}
     report = {"ceiling": ceiling, "conditional": conditional, "joint": joint, "class_entropy": entropy}
-    best = {name: max(share, 1 / len(labels)) for name, share in ceiling.items()}  # nothing is divided by zero
     if conditional:
-        shares = [share / best[name] for found in conditional.values() for name, share in found.items()]
+        shares = [
+            share / max(ceiling[name], 1 / len(labels))
+            for found in conditional.values()
+            for name, share in found.items()
+        ]
         report["conditional_over_ceiling"] = float(np.mean(shares))
     if joint:
-        report["joint_over_ceiling"] = {
-            task: float(share / np.prod([best[name] for name in entropy[task]])) for task, share in joint.items()
-        }
+        report["joint_over_ceiling"] = {task: share / best[task] for task, share in joint.items()}
     return report
+
+
+def _agreement(found):
+    """The share in which all labels are the same, and none is below 0."""
+    return _share(np.all([(label == found[0]) & (label >= 0) for label in found], axis=0))
 
 
 def _entropy(labels, num_classes):

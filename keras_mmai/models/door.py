@@ -14,6 +14,7 @@ class Door:
         self.spaces = generator.network.spaces
         self.tasks = generator.tasks
         self.guidance = generator.guidance
+        self.made_before = generator.made_before
         self.unseen = generator.unseen
 
     def check_names(self, names, argument):
@@ -61,8 +62,9 @@ class Door:
         if steps is not None and steps < 1:
             raise ValueError(f"`steps` must be at least 1. Received: {steps}")
         self.check_learned(want, 1, "wanted")
-        self.check_learned(set(given) - set(want), 0, "given")
-        scales = self._scales(guidance, [name for name in given if name not in want])
+        before = self.made_before(want)
+        self.check_learned([*(name for name in given if name not in want), *before], 0, "given")
+        scales = self._scales(guidance, [*(name for name in given if name not in want), *before])
         inputs, rows = self.inputs(given, present, num_samples, seed)
         if known:
             inputs["known"] = {name: self._known(name, flags, rows) for name, flags in known.items()}
@@ -92,7 +94,7 @@ class Door:
         return inputs, rows
 
     def _scales(self, guidance, given):
-        """{name: scale} of what guides."""
+        """{name: scale} of what guides: what is given, or made before the rest."""
         if guidance is None:
             return {name: scale for name, scale in self.guidance.items() if name in given and scale != 1}
         if not isinstance(guidance, dict):

@@ -43,7 +43,7 @@ class MultimodalDiffusionTransformer(TrainingModel):
         modalities: list of `Modality`.
         network: a `MultimodalDiT` of them; None is one of the default size.
         tasks: dict of (given, wanted) by name, tuples of names, that are trained and exported; None is `fillings`: all.
-        task_weights: dict of float by name of a task: how often it is trained beside the others, of weight 1.
+        task_weights: dict of float by name of a task: how often it is drawn, in proportion; those left out have 1.
         independent_times: float in [0, 1], the share of examples whose generated modalities have times of their own;
             else they share one number u, of which `times` of each process makes its noise level.
         partly_known: float in [0, 1], the share of examples in which some tokens of what is generated are known, at
@@ -85,9 +85,9 @@ class MultimodalDiffusionTransformer(TrainingModel):
         self.task_weights = dict(task_weights or {})
         unknown = sorted(set(self.task_weights) - set(self.tasks))
         weights = [self.task_weights.get(name, 1.0) for name in self.tasks]
-        if unknown or min(weights) < 0 or not sum(weights):
+        if unknown or not np.isfinite(weights).all() or min(weights) < 0 or not sum(weights):
             raise ValueError(
-                "`task_weights` are by name of `tasks`, none of them negative, and not all 0. Received: "
+                "`task_weights` are finite, by name of `tasks`, none of them negative, and not all 0. Received: "
                 f"{task_weights}, tasks {sorted(self.tasks)}"
             )
         self._until = (np.cumsum(weights) / np.sum(weights))[:-1].astype("float32")  # the last one takes the rest
@@ -185,7 +185,7 @@ class MultimodalDiffusionTransformer(TrainingModel):
             task = ops.cast(x["task"], "int32")
         else:
             drawn = keras.random.uniform((batch, 1), seed=self.seed_generator)
-            task = ops.sum(ops.cast(drawn >= self._until, "int32"), axis=1)
+            task = ops.sum(ops.cast(drawn >= ops.convert_to_tensor(self._until), "int32"), axis=1)
         return {m.name: ops.take(self._roles(m.name), task, axis=0) for m in modalities}
 
     def _draw_times(self, generable, wanted, x, batch):
@@ -302,9 +302,8 @@ class MultimodalDiffusionTransformer(TrainingModel):
         network = averaged_copy(self, self.network, average)
         seen = ops.convert_to_numpy(self.seen) > 0
         unseen = [m.name for m, flag in zip(self.modalities, seen) if seen.any() and not flag]
-        generator = MultimodalGenerator(
-            network, self.modalities, self.tasks, samplers, num_steps, guidance, order, unseen
-        )
+        tasks = {name: task for name, task in self.tasks.items() if self.task_weights.get(name, 1.0)}
+        generator = MultimodalGenerator(network, self.modalities, tasks, samplers, num_steps, guidance, order, unseen)
         if self.compiled:
             generator.jit_compile = self.jit_compile
         return generator

@@ -128,8 +128,10 @@ class MultimodalDiT(keras.Model):
         head_dim = self.hidden_dim // self.num_heads
         added, rotary = {}, {}
         for name, place in places.items():
-            rotary[name] = rotary_tables_at(place[:, used], head_dim)
-            added[name] = sincos_positions_at(place[:, used], self.hidden_dim).astype("float32")
+            if self.positions != "sincos":
+                rotary[name] = rotary_tables_at(place[:, used], head_dim)
+            if self.positions != "rotary":
+                added[name] = sincos_positions_at(place[:, used], self.hidden_dim).astype("float32")
         return added, rotary
 
     def build(self, input_shape=None):
@@ -138,8 +140,8 @@ class MultimodalDiT(keras.Model):
         self.time_embed.build((None, None))
         for name, embed in self.embeds.items():
             embed.build((None, *self.spaces[name].shape))
-        self.modality_table = self.add_weight(
-            shape=(len(self.sequence), self.hidden_dim), initializer="zeros", name="modality_table"
+        self.modality_embedding = self.add_weight(
+            shape=(len(self.sequence), self.hidden_dim), initializer="zeros", name="modality_embedding"
         )
         for layer in (*self.blocks, *self.outputs_of.values()):
             layer.build((None, None, self.hidden_dim))
@@ -167,13 +169,7 @@ class MultimodalDiT(keras.Model):
 
     def attention_weights(self, tokens, t, present=None, known=None):
         """How much each token attends to each: (b, n, n) float32, the mean over blocks and heads; and the slice of n
-        that each modality takes, by name.
-
-        Raises:
-            ValueError: on factorized attention, in which no token attends to all others.
-        """
-        if self.attention != "full":
-            raise ValueError(f"Attention weights are of attention='full'. Received: attention={self.attention!r}")
+        that each modality takes, by name. Of full attention."""
         x, layout = self._start(tokens, t, present, known)
         total, places, start = 0.0, {}, 0
         for block in self.blocks:
@@ -189,10 +185,11 @@ class MultimodalDiT(keras.Model):
         axes = ATTENTION[self.attention]
         for i, block in enumerate(self.blocks):
             axis = axes[i % len(axes)]
-            if axis is not None:
+            if axis is None:
+                x = block(x, **layout["options"])
+            else:
                 frames, *places = self.spaces[layout["names"][0]].grid
-                layout["options"]["along"] = ((frames, math.prod(places)), axis)
-            x = block(x, **layout["options"])
+                x = block(x, **layout["options"], along=((frames, math.prod(places)), axis))
         return x, layout
 
     def _start(self, tokens, t, present, known):
@@ -205,7 +202,7 @@ class MultimodalDiT(keras.Model):
             raise ValueError(f"There are no tokens of {sorted(self.sequence)}. Received: {sorted(tokens)}")
         batch = ops.shape(tokens[names[0]])[0]
 
-        parts, here, segments, times, places = [], [], [], [], []
+        parts, here, times = [], [], []
         for name in names:
             n = self.spaces[name].num_tokens
             is_here = self._by_token(present.get(name, True), batch, n)
@@ -215,11 +212,10 @@ class MultimodalDiT(keras.Model):
             parts.append(ops.where(is_here[..., None], x, 0.0))
             here.append(is_here)
             times.append(ops.cast(t[name], "float32"))
-            places.append(self._rotary[name])
         x, here = ops.concatenate(parts, axis=1), ops.concatenate(here, axis=1)
         rotary = None
         if self.positions != "sincos":
-            rotary = [np.concatenate(tables) for tables in zip(*places)]
+            rotary = [np.concatenate(tables) for tables in zip(*(self._rotary[name] for name in names))]
 
         # one segment for each modality, and one more for its known tokens, if there are any
         lengths = [self.spaces[name].num_tokens for name in names]
@@ -233,7 +229,7 @@ class MultimodalDiT(keras.Model):
             segments = ops.concatenate([segments * (1.0 - is_known), of_known * is_known], axis=-1)
         rows = [self.sequence.index(name) for name in (*names, *clean)]
         condition = self.time_embed(ops.stack(times, axis=1))  # (b, s, d)
-        condition = condition + ops.cast(ops.take(self.modality_table, rows, axis=0), condition.dtype)
+        condition = condition + ops.cast(ops.take(self.modality_embedding, rows, axis=0), condition.dtype)
         for name, space in self.spaces.items():
             if space.adaln:
                 label = self._label(name, tokens, present, batch)

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_mmai.diffusion import Euler, MaskedAncestral, MaskedSampler, Sampler
 from keras_mmai.models.door import Door
-from keras_mmai.models.programs import Attention, Classify, Decode, Embed, Fill, Losses, Score, Way
+from keras_mmai.models.programs import Attention, Classify, Decode, Embed, Fill, Losses, Score, Trajectory
 from keras_mmai.models.tasks import checked_tasks
 from keras_mmai.serialization import register
 from keras_mmai.serving import Servable
@@ -26,7 +26,7 @@ class MultimodalGenerator(Servable, keras.Model):
         tasks: dict of (given, wanted) by name, the signatures of `export`; None is all.
         samplers: dict of a `Sampler` by modality: a `MaskedSampler` for ids, one of one evaluation for latents, such as
             `Euler`; what is left out has `MaskedAncestral()` or `Euler()`.
-        num_steps: int, steps of the samplers.
+        num_steps: int, steps of the samplers, for each group of `order`.
         guidance: dict of float by modality, the scale of classifier-free guidance by it where it is given; 1 is none.
         order: list of names, or of tuples of names: of several wanted modalities those named first are generated first,
             and the others given these, so that guidance by them holds, too; what is not named comes last. None: all at
@@ -71,6 +71,8 @@ class MultimodalGenerator(Servable, keras.Model):
         self._door.check_names(named, "order")
         if len(set(named)) < len(named):
             raise ValueError(f"`order` names each modality once. Received: {order}")
+        for _, want in self.tasks.values():
+            self._door.check_learned(self.made_before(want), 0, "given, as `order` asks for")
         for name, sampler in self.samplers.items():
             masked = self._by_name[name].tokens == "codes"
             if not isinstance(sampler, Sampler) or isinstance(sampler, MaskedSampler) != masked:
@@ -101,6 +103,10 @@ class MultimodalGenerator(Servable, keras.Model):
             rest = [name for name in rest if name not in group]
         return [group for group in (*groups, tuple(rest)) if group]
 
+    def made_before(self, want):
+        """Those of the wanted names of which others are made."""
+        return [name for group in self.groups(want)[:-1] for name in group]
+
     # What users call, with signals of the host
 
     def generate(
@@ -127,8 +133,8 @@ class MultimodalGenerator(Servable, keras.Model):
                 are absent, whatever they hold. None: all.
             num_samples: int, where nothing is given; else there is one for each row given.
             steps: int; None is `num_steps`.
-            guidance: float for all that is given and not wanted, or a dict by modality; None is that of the
-                constructor.
+            guidance: float for all that is given and not wanted, or made first, or a dict by modality; None is that of
+                the constructor.
             seed: int, or int32 (n, 2). Row i depends on (seed, i) and what it is given alone.
             batch_size, verbose: of `predict`.
 
@@ -143,32 +149,22 @@ class MultimodalGenerator(Servable, keras.Model):
             for name, x in out.items()
         }
 
-    def trajectory(
-        self,
-        given=None,
-        want=None,
-        known=None,
-        present=None,
-        num_samples=None,
-        steps=None,
-        guidance=None,
-        seed=0,
-        batch_size=100,
-        verbose=0,
-    ):
+    def trajectory(self, given=None, want=None, known=None, batch_size=100, verbose=0, **options):
         """What the network takes the wanted signals to be in each step of `generate`, whose arguments these are.
 
         Returns:
-            dict by name of lists, one for each step, of signals (n, ...); that of the last step is what is generated.
+            dict by name of lists, one for each step, of signals (n, ...); the last one is what is generated.
         """
-        way, inputs = self._filling(Way, given, want, known, present, num_samples, steps, guidance, seed)
-        out = way.predict(inputs, batch_size=batch_size, verbose=verbose)
+        program, inputs = self._filling(Trajectory, given, want, known, **options)
+        out = program.predict(inputs, batch_size=batch_size, verbose=verbose)
         return {
             name: [self.decode({name: tokens}, batch_size)[name] for tokens in np.swapaxes(x, 0, 1)]
             for name, x in out.items()
         }
 
-    def _filling(self, kind, given, want, known, present, num_samples, steps, guidance, seed):
+    def _filling(
+        self, kind, given, want, known=None, present=None, num_samples=None, steps=None, guidance=None, seed=0
+    ):
         """A `Fill` and what it takes."""
         want, inputs = self._door.filling(given, want, known, present, num_samples, steps, guidance, seed)
         return self._program(kind, want, self.num_steps if steps is None else steps), inputs
@@ -273,15 +269,19 @@ class MultimodalGenerator(Servable, keras.Model):
             present, seed: as those of `losses`.
 
         Returns:
-            float32 (n, *grid): the mean over blocks, heads and the target's tokens, of 1 for all tokens together.
+            float32 (n, *grid): the mean over blocks, heads and the target's tokens; a token's attention to all tokens,
+            its own modality's among them, is 1 in sum.
 
         Raises:
-            ValueError: on a source or target that is not among the signals, or is a condition (`adaln`).
+            ValueError: on a source or target that is not among the signals or is a condition (`adaln`), or factorized
+                attention.
         """
         self._door.check_names(signals, "signals")
         for argument, name in (("source", source), ("target", target)):
             if name not in signals or self._by_name[name].adaln:
                 raise ValueError(f"`{argument}` is one of `signals` that has tokens. Received: {name!r}")
+        if self.network.attention != "full":
+            raise ValueError("In factorized attention no token attends to all others: there is nothing to show.")
         self._door.check_learned([target], 1, "wanted")
         self._door.check_learned(set(signals) - {target}, 0, "given")
         inputs = self._at_level(signals, t, present, seed)
@@ -310,10 +310,11 @@ class MultimodalGenerator(Servable, keras.Model):
             for name in given:
                 encoders[name], arguments[name] = self._by_name[name].serving("encode")
             fill = Fill(self, want, self.num_steps)
+            guides = (*given, *self.made_before(want))
 
-            def run(seed, _fill=fill, _encoders=encoders, _given=given, **signals):
+            def run(seed, _fill=fill, _encoders=encoders, _guides=guides, **signals):
                 inputs = {"seed": seed, "given": {name: encode(signals[name]) for name, encode in _encoders.items()}}
-                scales = {name: scale for name, scale in self.guidance.items() if name in _given and scale != 1}
+                scales = {name: scale for name, scale in self.guidance.items() if name in _guides and scale != 1}
                 if scales:
                     ones = ops.ones_like(ops.cast(seed[:, 0], "float32"))
                     inputs["guidance"] = {name: scale * ones for name, scale in scales.items()}

@@ -136,7 +136,6 @@ class Fill(Program):
         super().__init__(generator)
         self.want = want
         self.groups = generator.groups(want)
-        self.guidance = generator.guidance
         self.samplers = {name: generator.sampler_of(name) for name in want}
         self.steps = uniform_times(num_steps)
 
@@ -151,19 +150,18 @@ class Fill(Program):
             for name in self.want
         }
 
-    def _way(self, inputs, group, made):
-        """A step, (states, i) -> states and what the network takes the data to be; and the states it starts from."""
+    def _way(self, inputs, group, made, guess=False):
+        """A step, (states, i) -> states and, if asked, what the network takes the data to be; and the first states."""
         seed, given = inputs["seed"], {**inputs["given"], **made}
         known, scales, present = (dict(inputs.get(name, {})) for name in ("known", "guidance", "present"))
         rows = ops.shape(seed)[0]
         for name in self.want:
             if name in made:
-                present.pop(name, None)  # all of it is there
                 known.pop(name, None)
-                if self.guidance.get(name, 1) != 1:
-                    scales[name] = self.guidance[name] * ops.ones((rows,))
-            elif name in known and name not in group:
-                present[name] = known.pop(name)  # its other tokens are still to be generated
+            elif name in known and name not in group:  # its other tokens are still to be generated
+                here = known.pop(name)
+                present[name] = ops.logical_and(present[name], here) if name in present else here
+        scales = {name: scale for name, scale in scales.items() if name in given and name not in group}
         seeds = split(seed, len(self.modalities))
         own = {name: seeds[:, list(self.modalities).index(name)] for name in group}
         stay = {name: self.network.spaces[name].spread(flags) for name, flags in known.items()}
@@ -185,15 +183,18 @@ class Fill(Program):
                 predict = Denoiser(process, lambda x_t, t, output=outputs[name]: output)
                 noise = self._step_noise(name, own[name], i) if sampler.stochastic else None
                 after.append(keep(name, sampler.step(predict, x, t, s, noise)))
-                guess = predict(x, t)
-                if self.modalities[name].tokens == "latents":
-                    found.append(keep(name, guess[0]))
-                else:
-                    guess = ops.cast(ops.argmax(guess, axis=-1), "int32")
-                    found.append(ops.where(after[-1] == process.vocabulary, guess, after[-1]))
+                if guess:
+                    found.append(keep(name, self._guess(name, predict(x, t), after[-1])))
             return after, found
 
         return advance, [keep(name, self._prior(name, own[name])) for name in group]
+
+    def _guess(self, name, prediction, after):
+        """The data that is predicted; of ids the likeliest, where they are still masked."""
+        if self.modalities[name].tokens == "latents":
+            return prediction[0]
+        likeliest = ops.cast(ops.argmax(prediction, axis=-1), "int32")
+        return ops.where(after == self.modalities[name].process.vocabulary, likeliest, after)
 
     def _prior(self, name, seed):
         modality = self.modalities[name]
@@ -241,14 +242,16 @@ class Fill(Program):
         return guided
 
 
-class Way(Fill):
-    """What the network takes the data to be in each step of `Fill`: tokens (b, steps, *shape) by modality."""
+class Trajectory(Fill):
+    """What the network takes the data to be in each step of `Fill`, and what is generated in the last: tokens
+    (b, steps, *shape) by modality."""
 
     def call(self, inputs):
         made, found = {}, {}
         for group in self.groups:
-            advance, start = self._way(inputs, group, made)
+            advance, start = self._way(inputs, group, made, guess=True)
             states, guesses = ops.scan(advance, start, ops.arange(len(self.steps) - 1))
             made.update(zip(group, states))
-            found.update((name, ops.swapaxes(x, 0, 1)) for name, x in zip(group, guesses))
+            for name, state, x in zip(group, states, guesses):
+                found[name] = ops.swapaxes(ops.concatenate([x[:-1], state[None]]), 0, 1)
         return {name: found[name] for name in self.want}

@@ -50,14 +50,14 @@ def draw_signal(panel, signal, sample_rate=None):
     panel.spines[:].set_visible(False)
     if signal is None:
         return
-    if isinstance(signal, str | int | np.integer):
+    if np.ndim(signal) == 0:
         panel.text(0.5, 0.5, str(signal), ha="center", va="center", fontsize=9, color=INK, wrap=True)
         panel.spines[:].set_visible(True)
         panel.spines[:].set_color(QUIET)
         return
     signal = np.asarray(signal)
-    if not 1 <= signal.ndim <= 4:
-        raise ValueError(f"A signal has one to four axes, or is a text. Received: shape {signal.shape}")
+    if signal.ndim > 4:
+        raise ValueError(f"A signal has at most four axes, or is a text. Received: shape {signal.shape}")
     if signal.ndim == 4:
         signal = signal[len(signal) // 2]
     if signal.ndim == 3 and signal.shape[-1] in (1, 3):

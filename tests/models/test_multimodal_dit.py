@@ -39,7 +39,7 @@ def test_a_label_as_condition_makes_it_a_dit(positions):
     spaces = {"x": TokenSpace((4, 4, 2), patch_size=2), "y": TokenSpace((1,), 3, adaln=True)}
     network = awake(MultimodalDiT(spaces, positions=positions, **{**SMALL, "qk_norm": False}))
     dit = DiT((4, 4, 2), patch_size=2, num_classes=3, positions=positions, label_dropout=0.0, **SMALL)
-    network.modality_table.assign(np.zeros(network.modality_table.shape))
+    network.modality_embedding.assign(np.zeros(network.modality_embedding.shape))
     pairs = [
         (dit.patch_embed, network.embeds["x"]),
         (dit.label_embed, network.embeds["y"]),
