@@ -41,12 +41,11 @@ class Twin(keras.Model):
         self.rotary = rotary_tables((LENGTH,), hidden_dim // num_heads)
 
     def call(self, ids, training=False):
-        x, n = self.embed(ids), ids.shape[1]
-        causal = ops.convert_to_tensor(np.tri(n)[None] > 0)
+        x = self.embed(ids)
+        causal = ops.convert_to_tensor(np.tri(LENGTH)[None] > 0)
         condition = ops.broadcast_to(self.condition, (ops.shape(ids)[0], self.condition.shape[1]))
-        rotary = [table[:n] for table in self.rotary]
         for block in self.blocks:
-            x = block(x, condition, mask=causal, rotary=rotary)
+            x = block(x, condition, mask=causal, rotary=self.rotary)
         return self.head(x, condition)
 
 
@@ -66,8 +65,10 @@ def mean_and_error(values):
 
 
 def negative_log_likelihood(twin, ids):
-    """Nats per character that the twin gives windows (n, LENGTH + 1) after their first character: (n,)."""
-    logits = twin.predict(ids[:, :-1], batch_size=100, verbose=0)
+    """Nats per character that the twin gives windows (n, up to LENGTH + 1) after their first character: (n,)."""
+    count = ids.shape[1] - 1
+    padded = np.pad(ids[:, :-1], ((0, 0), (0, LENGTH - count)))  # nothing looks at what comes after it
+    logits = twin.predict(padded, batch_size=100, verbose=0)[:, :count]
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     return -np.take_along_axis(log_p, ids[:, 1:, None].astype(int), -1)[..., 0].mean(1)
 
