@@ -7,56 +7,22 @@ tokenizers, the transformer and the judges, which are classifiers of real signal
 needed. Writes report.json, a matrix of pictures, WAV files and the generator.
 """
 
-import argparse
-import json
-import pathlib
-import time
-
 import keras
 import numpy as np
+from recipe import RATE, WORDS, Recipe, digit_signals, warm_cosine
 
 import keras_mmai
 from keras_mmai import Modality, metrics, visualization
-from keras_mmai.data import ArrayDataset, dial_tones, load_mnist, write_wav
+from keras_mmai.data import ArrayDataset, load_mnist, write_wav
 from keras_mmai.diffusion import MaskGIT
 from keras_mmai.layers import ResidualQuantizer, SEANetDecoder, SEANetEncoder, VectorQuantizer
 from keras_mmai.tokenizers import CharacterTokenizer, SpectralLoss
 
-WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-RATE = 8000
-
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--output", type=pathlib.Path, default="any_to_any")
-parser.add_argument("--steps", type=int, default=6500)
-parser.add_argument("--smoke", action="store_true", help="a few steps of everything")
-args = parser.parse_args()
-args.output.mkdir(parents=True, exist_ok=True)
-keras.utils.set_random_seed(0)
-keras_mmai.memory.keep_freed_memory()
-epochs, num_test = (1, 20) if args.smoke else (8, 300)
-args.steps = 10 if args.smoke else args.steps
-clock, seconds = time.time(), {}
-
-
-def lap(name):
-    global clock
-    seconds[name], clock = round(time.time() - clock, 1), time.time()
-    print(f"== {name}: {seconds[name]} s", flush=True)
-
-
-def cosine(optimizer, peak, steps):
-    warm = steps // 20
-    return optimizer(keras.optimizers.schedules.CosineDecay(0.0, steps - warm, warmup_target=peak, warmup_steps=warm))
-
-
-def signals(digits, seed):
-    labels = digits["labels"]
-    words = [WORDS[label] for label in labels]
-    return {"image": digits["images"], "sound": dial_tones(labels, 2048, RATE, seed=seed), "word": words}
-
+recipe = Recipe(__doc__, "any_to_any", steps=6500)
+epochs, num_test = (1, 20) if recipe.smoke else (8, 300)
 
 digits = load_mnist()
-train, test = signals(digits["train"], 0), signals({k: v[:num_test] for k, v in digits["test"].items()}, 1)
+train, test = digit_signals(digits["train"], 0), digit_signals({k: v[:num_test] for k, v in digits["test"].items()}, 1)
 image = keras_mmai.VQVAE((28, 28, 1), filters=(32, 64), quantizer=VectorQuantizer(512, 4))
 sizes = dict(strides=(4,), patch_size=32, fourier=True)
 sound = keras_mmai.VQVAE(
@@ -70,9 +36,9 @@ sound = keras_mmai.VQVAE(
 )
 for tokenizer, name in ((image, "image"), (sound, "sound")):
     data = ArrayDataset(train[name], batch_size=32)
-    tokenizer.compile(cosine(keras.optimizers.Adam, 2e-3, epochs * len(data)))
+    tokenizer.compile(warm_cosine(keras.optimizers.Adam, 2e-3, epochs * len(data)))
     tokenizer.fit(data, epochs=epochs, verbose=2)
-    lap(f"tokenizer of {name}")
+    recipe.lap(f"tokenizer of {name}")
 
 modalities = [
     Modality("image", image, tokens="latents"),
@@ -85,25 +51,22 @@ often = dict.fromkeys(["image_to_word", "image_to_sound", "image_to_sound_word"]
 often |= dict.fromkeys(["word_to_image", "sound_to_image", "sound_word_to_image"], 2.0)
 often |= dict.fromkeys(["word_to_image_sound", "sound_to_image_word"], 2.0)
 model = keras_mmai.MultimodalDiffusionTransformer(modalities, network, task_weights=often, ema_decays=(0.995,), seed=0)
-data = ArrayDataset(model.precompute(train, verbose=0), batch_size=32)
-lap("tokens")
-muon = lambda rate: keras.optimizers.Muon(rate, exclude_layers=["embed", "modulation", "output"])  # noqa: E731
-model.compile(cosine(muon, 5e-3, args.steps), jit_compile=keras.backend.backend() != "torch")
-model.fit(data, epochs=-(-args.steps // len(data)), verbose=2)
-lap("transformer")
+tokens = model.precompute(train, verbose=0)
+recipe.lap("tokens")
+recipe.fit(model, tokens, peak=5e-3)
 
 judges = {name: metrics.train_judge(train[name], digits["train"]["labels"], epochs) for name in ("image", "sound")}
 judges["word"] = lambda words: np.array([WORDS.index(word) if word in WORDS else -1 for word in words])
-lap("judges")
+recipe.lap("judges")
 # of all three the word is made first, one letter after the other, and the others are made of it
 samplers = {"word": MaskGIT(randomness=20.0)}
 guidance = {"image": 1.5, "sound": 1.5, "word": 1.5}
 generator = model.generator(samplers, num_steps=16, guidance=guidance, order=["word"])
 labels = digits["test"]["labels"][:num_test]
 few = ("word_to_image", "image_to_sound_word", "image_sound_word")
-tasks = {name: model.tasks[name] for name in few} if args.smoke else None
+tasks = {name: model.tasks[name] for name in few} if recipe.smoke else None
 report = metrics.coherence(generator, test, labels, judges, tasks, num_joint=num_test)
-lap("sampling and judging")
+recipe.lap("sampling and judging")
 joint = generator.generate(num_samples=num_test, seed=1)
 report["valid words"] = float(np.mean(judges["word"](joint["word"]) >= 0))
 report["Frechet distance"] = {}
@@ -113,10 +76,8 @@ for name in ("image", "sound"):
         "generated": metrics.frechet_distance(made, other),
         "real": metrics.frechet_distance(real, other),
     }
-lap("joint")
-report["seconds"] = {**seconds, "total": round(sum(seconds.values()), 1)}
-print(json.dumps(report, indent=1))
-(args.output / "report.json").write_text(json.dumps(report, indent=1))
+recipe.lap("joint")
+recipe.write(report)
 
 # one digit: a column for each signal that is given, or two, with what is made of it below; and three joint samples
 example = {name: x[3:4] for name, x in test.items()}
@@ -129,16 +90,16 @@ for those in [*([name] for name in names), *(names[:i] + names[i + 1 :] for i in
 columns += [{name: x[i : i + 1] for name, x in joint.items()} for i in range(3)]
 cells = [[column[name][0] for column in columns] for name in names]
 titles += ["of nothing"] * 3
-visualization.signal_table(cells, names, titles, RATE, path=args.output / "matrix.png")
+visualization.signal_table(cells, names, titles, RATE, path=recipe.output / "matrix.png")
 # a digit of each class, and those made of its word, its sound and both
 first = [int(np.argmax(labels == digit)) for digit in range(10)]
 one = {"image": test["image"][first], "sound": test["sound"][first], "word": [test["word"][i] for i in first]}
 rows = [one["image"]]
 for those in (["word"], ["sound"], ["sound", "word"]):
     rows.append(generator.generate({n: one[n] for n in those}, ["image"], seed=1)["image"])
-visualization.image_grid(np.concatenate(rows), num_columns=10, path=args.output / "images.png")
+visualization.image_grid(np.concatenate(rows), num_columns=10, path=recipe.output / "images.png")
 sounds = generator.generate({"word": one["word"]}, ["sound"], seed=1)["sound"]
 for digit in range(10):
-    write_wav(args.output / f"{WORDS[digit]}.wav", sounds[digit], RATE)
+    write_wav(recipe.output / f"{WORDS[digit]}.wav", sounds[digit], RATE)
 print("words of the pictures above:", generator.generate({"image": one["image"]}, ["word"], seed=1)["word"])
-generator.save(args.output / "generator.keras")
+generator.save(recipe.output / "generator.keras")

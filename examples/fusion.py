@@ -8,39 +8,21 @@ way. No network is needed. Writes report.json and pictures, also of hidden halve
 the sound, after about 10 minutes on two CPU cores: both together are right more often than the better alone.
 """
 
-import argparse
-import json
-import pathlib
-import time
-
 import keras
 import numpy as np
+from recipe import Recipe
 
 import keras_mmai
 from keras_mmai import Modality, visualization
-from keras_mmai.data import ArrayDataset, dial_tones, load_mnist
+from keras_mmai.data import dial_tones, load_mnist
 from keras_mmai.tokenizers import LabelTokenizer, PassThrough
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--output", type=pathlib.Path, default="fusion_run")
-parser.add_argument("--steps", type=int, default=3000)
-parser.add_argument("--noise", type=float, default=1.5, help="deviation of the noise at the test; tones have .2 to .45")
-parser.add_argument("--smoke", action="store_true", help="a few steps of everything")
-args = parser.parse_args()
-args.output.mkdir(parents=True, exist_ok=True)
-keras.utils.set_random_seed(0)
-keras_mmai.memory.keep_freed_memory()
-copies, layers = (1, 2) if args.smoke else (4, 4)
-args.steps = 10 if args.smoke else args.steps
+noisy = dict(type=float, default=1.5, help="deviation of the noise at the test; tones have .2 to .45")
+recipe = Recipe(__doc__, "fusion_run", steps=3000, noise=noisy)
+loudest = recipe.arguments.noise
+copies, layers = (1, 2) if recipe.smoke else (4, 4)
 rate = 8000
 mels = keras.layers.MelSpectrogram(512, 128, sampling_rate=rate, num_mel_bins=64, mag_exp=1.0, power_to_db=False)
-clock, seconds = time.time(), {}
-
-
-def lap(name):
-    global clock
-    seconds[name], clock = round(time.time() - clock, 1), time.time()
-    print(f"== {name}: {seconds[name]} s", flush=True)
 
 
 def examples(digits, corrupted, noise, seed):
@@ -57,11 +39,11 @@ def examples(digits, corrupted, noise, seed):
 
 
 digits = load_mnist()
-if args.smoke:
+if recipe.smoke:
     digits = {part: {k: v[:200] for k, v in rows.items()} for part, rows in digits.items()}
 many = {k: np.concatenate([v] * copies) for k, v in digits["train"].items()}  # each time with another sound
-noise = np.random.RandomState(0).uniform(0, args.noise, (len(many["labels"]), 1))
-train, test = examples(many, 0.6, noise, seed=1), examples(digits["test"], 1.0, args.noise, seed=2)
+noise = np.random.RandomState(0).uniform(0, loudest, (len(many["labels"]), 1))
+train, test = examples(many, 0.6, noise, seed=1), examples(digits["test"], 1.0, loudest, seed=2)
 modalities = [
     Modality("image", PassThrough((28, 28, 1)), patch_size=(4, 7)),
     Modality("sound", PassThrough((17, 64)), rate=rate / 128),
@@ -72,14 +54,9 @@ tasks = {f"{name}_to_label": (names, ("label",)) for name, names in given.items(
 tasks |= {"image": ((), ("image",)), "sound_to_image": (("sound",), ("image",))}  # so that halves can be completed
 network = keras_mmai.MultimodalDiT(modalities, hidden_dim=128, num_layers=layers, num_heads=4)
 model = keras_mmai.MultimodalDiffusionTransformer(modalities, network, tasks, ema_decays=(0.995,), seed=0)
-data = ArrayDataset(model.precompute(train, verbose=0), batch_size=64)
-lap("data")
-warm = args.steps // 20
-schedule = keras.optimizers.schedules.CosineDecay(0.0, args.steps - warm, warmup_target=3e-3, warmup_steps=warm)
-muon = keras.optimizers.Muon(schedule, exclude_layers=["embed", "modulation", "output"])
-model.compile(muon, jit_compile=keras.backend.backend() != "torch")
-model.fit(data, epochs=-(-args.steps // len(data)), verbose=2)
-lap("transformer")
+tokens = model.precompute(train, verbose=0)
+recipe.lap("data")
+recipe.fit(model, tokens, peak=3e-3, batch_size=64)
 
 generator = model.generator(num_steps=24)
 
@@ -113,10 +90,8 @@ said["product of the two"] = (
     said["image"] * said["sound"]
 )  # Bayes' rule: those of a digit are independent, and digits as frequent
 report = {"classify": scores(said), "linear probe": scores({name: probe(names) for name, names in given.items()})}
-lap("classification")
-report |= {"noise": args.noise, "seconds": {**seconds, "total": round(sum(seconds.values()), 1)}}
-print(json.dumps(report, indent=1))
-(args.output / "report.json").write_text(json.dumps(report, indent=1))
+recipe.lap("classification")
+recipe.write({**report, "noise": loudest})
 
 # a digit of each class: what is seen of it, what it is completed to without and with its sound, and the whole
 first = [int(np.argmax(test["label"] == digit)) for digit in range(10)]
@@ -127,5 +102,5 @@ completed = [
     for names in (["image"], ["image", "sound"])
 ]
 pictures = np.concatenate([shown, *completed, rows["image"]])
-visualization.image_grid(pictures, num_columns=10, path=args.output / "images.png")
-generator.save(args.output / "generator.keras")
+visualization.image_grid(pictures, num_columns=10, path=recipe.output / "images.png")
+generator.save(recipe.output / "generator.keras")

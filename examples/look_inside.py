@@ -13,11 +13,10 @@ import pathlib
 
 import keras
 import numpy as np
+from recipe import digit_signals
 
 from keras_mmai import inspection
-from keras_mmai.data import dial_tones, load_mnist
-
-WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+from keras_mmai.data import load_mnist
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("generator", type=pathlib.Path, help="generator.keras of examples/any_to_any.py")
@@ -28,8 +27,7 @@ args.output.mkdir(parents=True, exist_ok=True)
 generator = keras.models.load_model(args.generator)
 count = 10 if args.smoke else 300
 digits = {name: values[:count] for name, values in load_mnist()["test"].items()}
-sounds = dial_tones(digits["labels"], 2048, 8000, seed=1)
-signals = {"image": digits["images"], "sound": sounds, "word": [WORDS[label] for label in digits["labels"]]}
+signals = digit_signals(digits, seed=1)
 half = np.where(np.arange(28)[:, None, None] < 14, digits["images"], -1.0).astype("float32")
 pair = {name: signals[name] for name in ("image", "word")}
 

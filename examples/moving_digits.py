@@ -8,44 +8,26 @@ transformer learns all videos, with and without known beginnings. Writes report.
 and the generator, after about 20 minutes on two CPU cores.
 """
 
-import argparse
-import json
 import pathlib
-import time
 
 import keras
 import numpy as np
+from recipe import Recipe, warm_cosine
 
 import keras_mmai
 from keras_mmai import Modality, metrics, visualization
 from keras_mmai.data import ArrayDataset, load_mnist, moving_digits
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--output", type=pathlib.Path, default="moving_run")
-parser.add_argument("--tokenizer", type=pathlib.Path, help="tokenizer.keras of an earlier run, instead of training one")
-parser.add_argument("--attention", choices=("full", "factorized"), default="full", help="see MultimodalDiT")
-parser.add_argument("--steps", type=int, default=2500)
-parser.add_argument("--smoke", action="store_true", help="a few steps of everything")
-args = parser.parse_args()
-args.output.mkdir(parents=True, exist_ok=True)
-keras.utils.set_random_seed(0)
-keras_mmai.memory.keep_freed_memory()
-num_videos, num_test, epochs, layers, draws = (64, 8, 1, 2, 2) if args.smoke else (8000, 200, 2, 6, 8)
-args.steps = 4 if args.smoke else args.steps
+recipe = Recipe(
+    __doc__,
+    "moving_run",
+    steps=2500,
+    tokenizer=dict(type=pathlib.Path, help="tokenizer.keras of an earlier run, instead of training one"),
+    attention=dict(choices=("full", "factorized"), default="full", help="see MultimodalDiT"),
+)
+args = recipe.arguments
+num_videos, num_test, epochs, layers, draws = (64, 8, 1, 2, 2) if recipe.smoke else (8000, 200, 2, 6, 8)
 frames, given = 16, 8
-clock, seconds = time.time(), {}
-
-
-def lap(name):
-    global clock
-    seconds[name], clock = round(time.time() - clock, 1), time.time()
-    print(f"== {name}: {seconds[name]} s", flush=True)
-
-
-def cosine(optimizer, peak, steps, **options):
-    warm = steps // 20
-    rate = keras.optimizers.schedules.CosineDecay(0.0, steps - warm, warmup_target=peak, warmup_steps=warm)
-    return optimizer(rate, **options)
 
 
 def videos(digits, n, seed):
@@ -62,25 +44,22 @@ if args.tokenizer is None:
     variance = float(train["videos"].var())
     tokenizer = keras_mmai.VAE(test.shape[1:], **sizes, data_variance=variance, ema_decays=(0.99,), seed=0)
     data = ArrayDataset(train["videos"][: num_videos // 2], batch_size=16)
-    tokenizer.compile(cosine(keras.optimizers.Adam, 2e-3, epochs * len(data), global_clipnorm=1.0))
+    tokenizer.compile(warm_cosine(keras.optimizers.Adam, 2e-3, epochs * len(data), global_clipnorm=1.0))
     tokenizer.fit(data, epochs=epochs, verbose=2)
     tokenizer.assign_averages()
-    tokenizer.save(args.output / "tokenizer.keras")
+    tokenizer.save(recipe.output / "tokenizer.keras")
 else:
     tokenizer = keras.models.load_model(args.tokenizer, compile=False)
-lap("tokenizer")
+recipe.lap("tokenizer")
 
 modalities = [Modality("video", tokenizer, patch_size=(1, 2, 2))]
 network = keras_mmai.MultimodalDiT(modalities, hidden_dim=128, num_layers=layers, num_heads=4, attention=args.attention)
 model = keras_mmai.MultimodalDiffusionTransformer(modalities, network, partly_known=0.5, ema_decays=(0.995,), seed=0)
-data = ArrayDataset(model.precompute({"video": train["videos"]}, verbose=0), batch_size=32)
-lap("tokens")
-muon = cosine(keras.optimizers.Muon, 3e-3, args.steps, exclude_layers=["embed", "modulation", "output"])
-model.compile(muon, jit_compile=keras.backend.backend() != "torch")
-model.fit(data, epochs=-(-args.steps // len(data)), verbose=2)
-lap("transformer")
+tokens = model.precompute({"video": train["videos"]}, verbose=0)
+recipe.lap("tokens")
+recipe.fit(model, tokens, peak=3e-3)
 
-generator = model.generator(num_steps=4 if args.smoke else 32)
+generator = model.generator(num_steps=4 if recipe.smoke else 32)
 known = np.zeros(generator.network.spaces["video"].grid, bool)
 known[: len(known) * given // frames] = True
 beginning = np.concatenate([test[:, :given], np.full_like(test[:, given:], -1.0)], axis=1)  # no more is told
@@ -88,7 +67,7 @@ continued = np.stack(
     [generator.generate({"video": beginning}, known={"video": known}, seed=seed)["video"] for seed in range(draws)]
 ).clip(-1, 1)
 made = generator.generate(num_samples=num_test, seed=draws)["video"].clip(-1, 1)
-lap("sampling")
+recipe.lap("sampling")
 
 rest, ahead = test[:, given:], continued[:, :, given:]
 decoded = generator.decode(model.precompute({"video": test}, verbose=0))["video"].clip(-1, 1)
@@ -115,7 +94,7 @@ for name, guess in guesses.items():
     report["prediction"][name] = row
 rows = np.arange(2 * num_videos) % num_videos  # two frames of each video
 pictures = train["videos"][rows, np.random.RandomState(0).randint(0, frames, len(rows))]
-judge = metrics.train_judge(pictures, labels[rows], epochs=2 if args.smoke else 6)
+judge = metrics.train_judge(pictures, labels[rows], epochs=2 if recipe.smoke else 6)
 shown, judged = {"real": test, "tokenizer": decoded, "generated": made, "continued": continued[0]}, {}
 for name, x in shown.items():
     found = judged[name] = judge(x.reshape(-1, *x.shape[2:])).reshape(len(x), frames)
@@ -123,14 +102,12 @@ for name, x in shown.items():
     same, common = np.mean((found == found[:, :1]).all(1)), np.mean(votes.max(1) / frames)
     report["digits"][name] = {"the same in all frames": float(same), "frames of the commonest": float(common)}
 report["frames of real videos whose digit is recognised"] = float(np.mean(judged["real"] == true))
-lap("judging")
-report["seconds"] = {**seconds, "total": round(sum(seconds.values()), 1)}
-print(json.dumps(report, indent=1))
-(args.output / "report.json").write_text(json.dumps(report, indent=1))
+recipe.lap("judging")
+recipe.write(report)
 
 pairs = np.stack([test[:4], *continued[:2, :4]], 1).reshape(-1, *test.shape[1:])
 names = ["real", "one", "another"] * 4
-visualization.filmstrip(pairs, names, f"{given} frames given", path=args.output / "continued.png")
-visualization.filmstrip(made[:8], path=args.output / "generated.png")
-visualization.save_gif(np.concatenate([test[:8], continued[0, :8], made[:8]]), args.output / "videos.gif")
-generator.save(args.output / "generator.keras")
+visualization.filmstrip(pairs, names, f"{given} frames given", path=recipe.output / "continued.png")
+visualization.filmstrip(made[:8], path=recipe.output / "generated.png")
+visualization.save_gif(np.concatenate([test[:8], continued[0, :8], made[:8]]), recipe.output / "videos.gif")
+generator.save(recipe.output / "generator.keras")

@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from smoke import smoke
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -46,8 +47,10 @@ def test_speed_of_joint_training():
 def test_joint_vaes(tmp_path):
     pytest.importorskip("mlxtend")
     need("multivae")
-    printed, _ = run("joint.py", "vaes", "--smoke", "--output", tmp_path)
+    smoke("any_to_any.py", tmp_path)
+    printed, _ = run("joint.py", "vaes", tmp_path / "generator.keras", "--smoke", "--output", tmp_path)
     report = json.loads((tmp_path / "report.json").read_text())
+    assert set(report["models"].pop("ours")["conditional"]) == set(report["models"]["MoPoE"]["conditional"])
     assert set(report["models"]) == {"MMVAE+", "MVTCAE", "MoPoE"}
     for name, row in report["models"].items():
         assert row["epochs"] == row["best"] == 1 and np.isfinite(row["held-out loss"])

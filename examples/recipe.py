@@ -1,0 +1,73 @@
+"""What the recipes of this folder share: their arguments, the seconds of each phase, the training, the report."""
+
+import argparse
+import json
+import pathlib
+import time
+
+import keras
+
+import keras_mmai
+from keras_mmai.data import ArrayDataset, dial_tones
+
+WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+RATE = 8000
+
+
+def digit_signals(digits, seed):
+    """Image, sound (the tones of a telephone key, of its own in each row) and word of digits of `load_mnist`."""
+    labels = digits["labels"]
+    sounds = dial_tones(labels, 2048, RATE, seed=seed)
+    return {"image": digits["images"], "sound": sounds, "word": [WORDS[label] for label in labels]}
+
+
+class Recipe:
+    """Reads --output, --steps, --smoke and what else is asked for, and keeps the time.
+
+    Args:
+        doc: the recipe's docstring.
+        output: the folder's default name.
+        steps: default number of the transformer's steps; 10 with --smoke.
+        options: by name, what `add_argument` takes.
+    """
+
+    def __init__(self, doc, output, steps, **options):
+        parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+        parser.add_argument("--output", type=pathlib.Path, default=output)
+        parser.add_argument("--steps", type=int, default=steps)
+        parser.add_argument("--smoke", action="store_true", help="a few steps of everything")
+        for name, option in options.items():
+            parser.add_argument(f"--{name}", **option)
+        self.arguments = parser.parse_args()
+        self.output, self.smoke = self.arguments.output, self.arguments.smoke
+        self.steps = 10 if self.smoke else self.arguments.steps
+        self.output.mkdir(parents=True, exist_ok=True)
+        keras.utils.set_random_seed(0)
+        keras_mmai.memory.keep_freed_memory()
+        self.clock, self.seconds = time.time(), {}
+
+    def lap(self, name):
+        """The phase that ends here."""
+        self.seconds[name], self.clock = round(time.time() - self.clock, 1), time.time()
+        print(f"== {name}: {self.seconds[name]} s", flush=True)
+
+    def fit(self, model, tokens, peak, batch_size=32):
+        """Trains a transformer by Muon for at least `steps` steps: whole epochs."""
+        data = ArrayDataset(tokens, batch_size=batch_size)
+        muon = warm_cosine(keras.optimizers.Muon, peak, self.steps, exclude_layers=["embed", "modulation", "output"])
+        model.compile(muon, jit_compile=keras.backend.backend() != "torch")
+        model.fit(data, epochs=-(-self.steps // len(data)), verbose=2)
+        self.lap("transformer")
+
+    def write(self, report):
+        """Prints the report and writes report.json, with the seconds of the phases."""
+        report["seconds"] = {**self.seconds, "total": round(sum(self.seconds.values()), 1)}
+        print(json.dumps(report, indent=1))
+        (self.output / "report.json").write_text(json.dumps(report, indent=1))
+
+
+def warm_cosine(optimizer, peak, steps, **options):
+    """An optimizer whose rate rises to `peak` in a twentieth of the steps, and falls to 0 along a cosine."""
+    warm = steps // 20
+    rate = keras.optimizers.schedules.CosineDecay(0.0, steps - warm, warmup_target=peak, warmup_steps=warm)
+    return optimizer(rate, **options)
