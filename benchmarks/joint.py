@@ -181,7 +181,10 @@ def vaes(args):
         Modality("word", CharacterTokenizer(5, "efghinorstuvwxz")),
     ]
     tokens = {m.name: m.encode(train[m.name]) for m in modalities}
-    judges = {name: metrics.train_judge(train[name], digits["train"]["labels"], epochs) for name in ("image", "sound")}
+    judges = {
+        name: metrics.train_judge(train[name], digits["train"]["labels"], epochs, sample_rate=rate)
+        for name, rate in (("image", None), ("sound", RATE))
+    }
     judges["word"] = lambda words: np.array([WORDS.index(word) if word in WORDS else -1 for word in words])
     judged = (test, labels, judges)
     report = {"image": "pixels" if args.pixels else "latents", "models": {}}

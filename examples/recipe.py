@@ -6,9 +6,10 @@ import pathlib
 import time
 
 import keras
+import numpy as np
 
 import keras_mmai
-from keras_mmai.data import ArrayDataset, dial_tones
+from keras_mmai.data import ArrayDataset, dial_tones, load_mnist, load_spoken_digits, vary_waveforms
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 RATE = 8000
@@ -21,8 +22,29 @@ def digit_signals(digits, seed):
     return {"image": digits["images"], "sound": sounds, "word": [WORDS[label] for label in labels]}
 
 
+def spoken_digit_signals(num_samples, count=None):
+    """Image, sound (a recording of the same digit) and word of MNIST's 60,000 training digits, or `count` of them, and
+    of a test digit for each of the 300 test recordings; a training recording is varied for each image. Two pairs of
+    signals and labels."""
+    digits, spoken = load_mnist("tfds"), load_spoken_digits(num_samples=num_samples)
+
+    def rows_alike(labels, others):
+        random, rows = np.random.RandomState(0), np.zeros(len(labels), int)
+        for label in range(10):
+            rows[labels == label] = random.choice(np.flatnonzero(others == label), np.sum(labels == label))
+        return rows
+
+    train, train_labels = digits["train"]["images"][:count], digits["train"]["labels"][:count]
+    recordings = spoken["train"]["waveforms"][rows_alike(train_labels, spoken["train"]["labels"])]
+    heard = vary_waveforms(recordings, copies=1)[len(recordings) :]
+    test_labels = spoken["test"]["labels"]
+    test = digits["test"]["images"][rows_alike(test_labels, digits["test"]["labels"])]
+    parts = (train, heard, train_labels), (test, spoken["test"]["waveforms"], test_labels)
+    return [({"image": i, "sound": s, "word": [WORDS[n] for n in labels]}, labels) for i, s, labels in parts]
+
+
 class Recipe:
-    """Reads --output, --steps, --smoke and what else is asked for, and keeps the time.
+    """Reads --output, --steps, --seed, --smoke and what else is asked for, and keeps the time.
 
     Args:
         doc: the recipe's docstring.
@@ -35,6 +57,7 @@ class Recipe:
         parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("--output", type=pathlib.Path, default=output)
         parser.add_argument("--steps", type=int, default=steps)
+        parser.add_argument("--seed", type=int, default=0)
         parser.add_argument("--smoke", action="store_true", help="a few steps of everything")
         for name, option in options.items():
             parser.add_argument(f"--{name}", **option)
@@ -42,7 +65,7 @@ class Recipe:
         self.output, self.smoke = self.arguments.output, self.arguments.smoke
         self.steps = 10 if self.smoke else self.arguments.steps
         self.output.mkdir(parents=True, exist_ok=True)
-        keras.utils.set_random_seed(0)
+        keras.utils.set_random_seed(self.arguments.seed)
         keras_mmai.memory.keep_freed_memory()
         self.clock, self.seconds = time.time(), {}
 

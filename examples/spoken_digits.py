@@ -48,17 +48,10 @@ tokens = model.precompute(signals, verbose=0)
 recipe.lap("tokens")
 recipe.fit(model, tokens, peak=3e-3, batch_size=64)
 
-mels = keras.layers.MelSpectrogram(256, 128, sampling_rate=rate, num_mel_bins=40, mag_exp=1.0, power_to_db=False)
-
-
-def spectra(waveforms):
-    """Log mel magnitudes as images (n, bands, frames, 1), in which digits and voices are told apart best."""
-    parts = [keras.ops.convert_to_numpy(mels(waveforms[i : i + 100, :, 0])) for i in range(0, len(waveforms), 100)]
-    return np.log10(np.maximum(np.concatenate(parts), 1e-3))[..., None]
-
-
-judges = {name: metrics.train_judge(spectra(varied), y, epochs) for name, y in (("digit", label), ("voice", speaker))}
-reference = judges["digit"].features(spectra(train["waveforms"]))
+judges = {
+    name: metrics.train_judge(varied, y, epochs, sample_rate=rate) for name, y in (("digit", label), ("voice", speaker))
+}
+reference = judges["digit"].features(train["waveforms"])
 
 
 def entropy(voices):
@@ -69,20 +62,19 @@ def entropy(voices):
 
 
 def judged(waveforms, labels):
-    images = spectra(waveforms)
-    heard, voices = judges["digit"](images), judges["voice"](images)
+    heard, voices = judges["digit"](waveforms), judges["voice"](waveforms)
     within = np.mean([entropy(voices[labels == digit]) for digit in range(10)])
     return {
         "digits understood": float(np.mean(heard == labels)),
         "entropy of voices": entropy(voices),
         "entropy of voices within a digit": float(within),
-        "Frechet distance": metrics.frechet_distance(judges["digit"].features(images), reference),
+        "Frechet distance": metrics.frechet_distance(judges["digit"].features(waveforms), reference),
     }
 
 
 decoded = codec.predict(test["waveforms"], batch_size=50, verbose=0)["outputs"].clip(-1, 1)
 report = {"real": judged(test["waveforms"], test["labels"]), "reconstructions": judged(decoded, test["labels"])}
-report["real"]["voices recognised"] = float(np.mean(judges["voice"](spectra(test["waveforms"])) == test["speakers"]))
+report["real"]["voices recognised"] = float(np.mean(judges["voice"](test["waveforms"]) == test["speakers"]))
 recipe.lap("judges")
 generator, asked, made = model.generator(num_steps=4 if recipe.smoke else 48), np.arange(num_samples) % 10, {}
 for scale in args.guidance:

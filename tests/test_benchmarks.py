@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 from smoke import smoke
 
+from keras_mmai import VQVAE, Modality, MultimodalDiffusionTransformer
+from keras_mmai.layers import ResidualQuantizer, SEANetDecoder, SEANetEncoder, VectorQuantizer
+
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
@@ -64,3 +67,31 @@ def test_joint_vaes(tmp_path):
         assert f"{name:7} mean conditional {row['mean conditional']:.3f}" in printed
     # of one epoch it names the digit that it is given as an image or a sound, if not as a word
     assert report["models"]["MMVAE+"]["mean conditional"] > 0.25
+
+
+@pytest.mark.slow
+def test_ablations(tmp_path):
+    pytest.importorskip("mlxtend")
+    sizes = dict(strides=(4,), patch_size=32, fourier=True)
+    sound = VQVAE(
+        (2048, 1),
+        encoder=SEANetEncoder(4, 16, **sizes),
+        decoder=SEANetDecoder(4, 1, **sizes),
+        quantizer=ResidualQuantizer([VectorQuantizer(8, 16), VectorQuantizer(8, 16)]),
+        sample_rate=8000,
+    )
+    image = VQVAE((28, 28, 1), filters=(8, 8), quantizer=VectorQuantizer(16, 4))
+    modalities = [Modality("image", image), Modality("sound", sound)]
+    MultimodalDiffusionTransformer(modalities).generator().save(tmp_path / "generator.keras")
+    rows = ["all continuous", "no roles"]
+    options = ("--digits", 64, "--steps", 2, "--samples", 10, "--seeds", 3, "--rows", *rows, "--output", tmp_path)
+    printed, _ = run("ablations.py", tmp_path / "generator.keras", *options)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert list(report) == rows
+    for name, row in report.items():
+        assert list(row) == ["3"] and len(row["3"]["tasks"]) == 9
+        assert row["3"]["conditional"] == pytest.approx(np.mean(list(row["3"]["tasks"].values())))
+        assert name in printed
+    assert set(report["all continuous"]["3"]["joint"]) == {"at once", "word first"}
+    again, _ = run("ablations.py", tmp_path / "generator.keras", *options)
+    assert again == printed[printed.index("all continuous  ") :]  # what has been measured is not measured again

@@ -33,8 +33,9 @@ def test_any_to_any(tmp_path):
         assert (tmp_path / f"{name}.png").stat().st_size > 1000
 
 
-@pytest.mark.slow
-def test_spoken_digits(tmp_path, shared):
+@pytest.fixture
+def spoken(tmp_path, shared):
+    """The folder of prepared digits, and an untrained codec of them."""
     folder = shared / "data" / "tensorflow_datasets"
     if not (folder / "spoken_digit").is_dir():
         pytest.skip("no prepared spoken digits")
@@ -42,9 +43,23 @@ def test_spoken_digits(tmp_path, shared):
     encoder, decoder = SEANetEncoder(4, 16, **sizes), SEANetDecoder(4, 1, **sizes)
     quantizer = ResidualQuantizer([VectorQuantizer(16, 16), VectorQuantizer(16, 16)])
     VQVAE((4096, 1), encoder=encoder, decoder=decoder, quantizer=quantizer, sample_rate=8000).save(tmp_path / "c.keras")
-    report, _ = smoke(
-        "spoken_digits.py", tmp_path, TFDS_DATA_DIR=str(folder), arguments=("--codec", tmp_path / "c.keras")
-    )
+    return str(folder), tmp_path / "c.keras"
+
+
+@pytest.mark.slow
+def test_any_to_any_of_spoken_digits(tmp_path, spoken):
+    folder, codec = spoken
+    report, _ = smoke("any_to_any.py", tmp_path, TFDS_DATA_DIR=folder, arguments=("--full", codec, "--heard", "0.2"))
+    assert len(report["conditional"]) == 2 and len(report["joint"]) == 1
+    assert report["ceiling"]["word"] == 1.0
+    assert 0 < report["Frechet distance"]["sound"]["real"] < report["Frechet distance"]["sound"]["generated"]
+    assert (tmp_path / "matrix.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_spoken_digits(tmp_path, spoken):
+    folder, codec = spoken
+    report, _ = smoke("spoken_digits.py", tmp_path, TFDS_DATA_DIR=folder, arguments=("--codec", codec))
     assert report["real"]["digits understood"] > 0.5 and report["real"]["voices recognised"] > 0.5
     assert 0.8 < report["real"]["entropy of voices"] <= 1
     for name in ("guidance 2.0", "guidance 1.0"):

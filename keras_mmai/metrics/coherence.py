@@ -1,15 +1,20 @@
 """Do the generated modalities belong together? Judged by classifiers of real signals (Shi et al. 2019, section 4.3)."""
 
+import math
+
 import keras
 import numpy as np
+from keras import ops
 
 
-def train_judge(signals, labels, epochs=8, batch_size=64, seed=0, verbose=0):
+def train_judge(signals, labels, epochs=8, batch_size=64, sample_rate=None, seed=0, verbose=0):
     """A small convolutional classifier of real signals, to judge generated ones by.
 
     Args:
         signals: float (n, *s, c), an image or a waveform: one to three axes s.
         labels: ints 0.., (n,).
+        sample_rate: Hz of waveforms (n, samples, 1), which are then judged by their log mel spectra, in which words and
+            voices are told apart best; None: by the samples themselves.
         epochs, batch_size, verbose: of `fit`.
         seed: int, of its weights.
 
@@ -24,10 +29,14 @@ def train_judge(signals, labels, epochs=8, batch_size=64, seed=0, verbose=0):
             f"A judge learns from signals (n, *s, c) and integer labels (n,). Received: {signals.shape} and "
             f"{labels.shape} {labels.dtype}"
         )
+    inputs = x = keras.Input(signals.shape[1:])
+    if sample_rate is not None:
+        if rank != 1 or signals.shape[-1] != 1:
+            raise ValueError(f"`sample_rate` is of waveforms (n, samples, 1). Received signals: {signals.shape}")
+        x, rank = _log_mels(x, sample_rate), 2
     convolution = {1: keras.layers.Conv1D, 2: keras.layers.Conv2D, 3: keras.layers.Conv3D}[rank]
     size, stride = (9, 4) if rank == 1 else (3, 2)
     initializer = keras.initializers.GlorotUniform(seed=seed)
-    inputs = x = keras.Input(signals.shape[1:])
     for filters in (32, 64) if rank > 1 else (32, 64, 64):
         options = dict(strides=stride, padding="same", activation="relu", kernel_initializer=initializer)
         x = convolution(filters, size, **options)(x)
@@ -48,6 +57,14 @@ def train_judge(signals, labels, epochs=8, batch_size=64, seed=0, verbose=0):
     judge.features = lambda signals: features.predict(np.asarray(signals), batch_size=256, verbose=0)
     judge.model = model
     return judge
+
+
+def _log_mels(waveforms, sample_rate, floor=1e-3):
+    """Waveforms (n, samples, 1) to log10 mel magnitudes (n, bands, frames, 1), of some 32 ms every 16."""
+    frame = 2 ** round(math.log2(0.032 * sample_rate))
+    options = dict(sampling_rate=sample_rate, num_mel_bins=40, mag_exp=1.0, power_to_db=False)
+    mels = keras.layers.MelSpectrogram(frame, frame // 2, **options)(waveforms[:, :, 0])
+    return ops.log10(ops.maximum(mels, floor))[..., None]
 
 
 def coherence(generator, signals, labels, judges, tasks=None, num_joint=None, seed=0, **options):

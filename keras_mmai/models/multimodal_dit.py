@@ -228,8 +228,7 @@ class MultimodalDiT(keras.Model):
             of_known = ops.take(segments, [names.index(name) for name in clean], axis=1)
             segments = ops.concatenate([segments * (1.0 - is_known), of_known * is_known], axis=-1)
         rows = [self.sequence.index(name) for name in (*names, *clean)]
-        condition = self.time_embed(ops.stack(times, axis=1))  # (b, s, d)
-        condition = condition + ops.cast(ops.take(self.modality_embedding, rows, axis=0), condition.dtype)
+        condition = self._condition(ops.stack(times, axis=1), rows)
         for name, space in self.spaces.items():
             if space.adaln:
                 label = self._label(name, tokens, present, batch)
@@ -238,6 +237,11 @@ class MultimodalDiT(keras.Model):
         if self.streams == "separate":
             options["names"] = tuple(names)
         return x, {"names": names, "options": options}
+
+    def _condition(self, times, rows):
+        """Noise levels (b, s) of segments and which modality each is of: (b, s, hidden_dim)."""
+        condition = self.time_embed(times)
+        return condition + ops.cast(ops.take(self.modality_embedding, rows, axis=0), condition.dtype)
 
     def _label(self, name, tokens, present, batch):
         """The ids of a condition (b, ...), the mask where it is absent."""

@@ -50,6 +50,21 @@ def test_a_judge_learns_what_is_easy(shape):
     assert judge.features(x[:5]).shape == (5, 128) and (judge.features(x[:5]) >= 0).all()
 
 
+def test_a_judge_of_waveforms_hears_pitches_at_any_phase_and_place():
+    random = np.random.RandomState(0)
+    labels = random.randint(0, 3, 400)
+    hertz, phase, start = 400.0 * (1 + labels[:, None]), random.uniform(0, 6.28, (400, 1)), random.randint(0, 512, 400)
+    x = np.sin(hertz * 2 * np.pi * np.arange(1024) / 8000 + phase) * (np.arange(1024) >= start[:, None])
+    x = (x + 0.3 * random.normal(size=x.shape))[..., None].astype("float32")
+    judge = metrics.train_judge(x[:300], labels[:300], epochs=6, batch_size=16, sample_rate=8000)
+    assert np.mean(judge(x[300:]) == labels[300:]) > 0.95
+    assert judge.features(x[:5]).shape == (5, 128)
+    with pytest.raises(
+        ValueError, match=r"`sample_rate` is of waveforms \(n, samples, 1\)"
+    ):
+        metrics.train_judge(np.ones((4, 8, 8, 1)), np.arange(4), sample_rate=8000)
+
+
 @pytest.mark.parametrize("signals, labels", [(np.ones((4, 2)), np.arange(4)), (np.ones((4, 8, 1)), np.ones(4))])
 def test_what_a_judge_can_not_learn_from(signals, labels):
     with pytest.raises(ValueError, match="A judge learns"):
