@@ -76,12 +76,14 @@ class MultimodalDiffusionTransformer(TrainingModel):
         for argument, share in (("independent_times", independent_times), ("partly_known", partly_known)):
             if not 0 <= share <= 1:
                 raise ValueError(f"`{argument}` is a share in [0, 1]. Received: {share}")
-        super().__init__([m.name for m in modalities if not m.adaln], ema_decays, **kwargs)
+        tasks = checked_tasks(tasks, modalities)
+        wanted = {name for _, want in tasks.values() for name in want}
+        super().__init__([name for name in names if name in wanted], ema_decays, **kwargs)
         self.modalities = modalities
         self.network = MultimodalDiT(modalities) if network is None else network
         if self.network.spaces != {m.name: m.space for m in modalities}:
             raise ValueError(f"`network` is of other modalities: build it as MultimodalDiT({names}, ...).")
-        self.tasks = checked_tasks(tasks, modalities)
+        self.tasks = tasks
         self.task_weights = dict(task_weights or {})
         unknown = sorted(set(self.task_weights) - set(self.tasks))
         weights = [self.task_weights.get(name, 1.0) for name in self.tasks]
@@ -117,19 +119,18 @@ class MultimodalDiffusionTransformer(TrainingModel):
         self._check_keys(x)
         modalities = [m for m in self.modalities if m.name in x]
         generable = [m for m in modalities if not m.adaln]
-        if not generable:
-            raise ValueError(
-                f"A batch needs one of {[m.name for m in self.modalities if not m.adaln]}. Received keys: {sorted(x)}"
-            )
+        if not set(x) & set(self.trackers):
+            raise ValueError(f"A batch needs one of {list(self.trackers)}, which tasks want. Received keys: {sorted(x)}")
         tokens = {m.name: m.encode_batch(x[m.name]) for m in modalities}
         batch = ops.shape(tokens[generable[0].name])[0]
         present = {m.name: self._present(m, x, batch) for m in modalities}
         here = {name: ops.any(flags, axis=1) for name, flags in present.items()}
         roles = self._draw_roles(modalities, x, batch)
         wanted = {m.name: ops.logical_and(roles[m.name] == GENERATED, here[m.name]) for m in generable}
-        # where nothing that is wanted is there, all that is there is wanted
+        # where nothing that is wanted is there, all that is there and that some task wants is wanted
         idle = ops.logical_not(ops.any(ops.stack(list(wanted.values())), axis=0))
-        wanted = {name: ops.logical_or(flags, ops.logical_and(idle, here[name])) for name, flags in wanted.items()}
+        learnable = [name for name in wanted if name in self.trackers]
+        wanted.update({name: ops.logical_or(wanted[name], ops.logical_and(idle, here[name])) for name in learnable})
         t = self._draw_times(generable, wanted, x, batch)
         known = self._draw_known(generable, wanted, x, batch)
         if training:
@@ -226,7 +227,7 @@ class MultimodalDiffusionTransformer(TrainingModel):
     def named_losses(self, x, y_pred):
         losses = {}
         for m in self.modalities:
-            if m.name in y_pred:
+            if m.name in y_pred and m.name in self.trackers:
                 loss, generating = m.mean_loss(**y_pred[m.name])
                 losses[m.name] = m.weight * loss, generating
         return losses

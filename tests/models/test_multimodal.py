@@ -114,6 +114,21 @@ def test_the_loss_shown_is_the_mean_over_examples_that_generate():
     assert shown[0] > 0.1
 
 
+def test_what_no_task_wants_is_not_learned():
+    model = make(tasks={"picture_to_word": (("picture",), ("word",))})
+    model.compile("sgd", run_eagerly=True)
+    assert "word" in model.trackers and not {"picture", "sound"} & set(model.trackers)
+    shown = model.evaluate(batch_of(4, given=True), verbose=0, return_dict=True)
+    assert np.isfinite([shown["loss"], shown["word"]]).all() and not {"picture", "sound"} & set(shown)
+    # nor where the word is missing
+    batch = {**batch_of(4, given=True), "present": {"word": np.zeros(4, bool)}}
+    out = model(tensors(batch))
+    assert not numpy(out["picture"]["wanted"]).any() and not numpy(out["sound"]["wanted"]).any()
+    assert model.evaluate(batch, verbose=0, return_dict=True)["loss"] == 0
+    with pytest.raises(ValueError, match=r"needs one of \['word'\], which tasks want"):
+        model(tensors({"picture": batch["picture"]}))
+
+
 def test_absent_nan_reaches_no_gradient(gradients):
     model = make()
     batch = {**batch_of(4, given=True), "task": np.zeros(4, "int32")}
