@@ -4,13 +4,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mmai.diffusion import stratified
 from keras_mmai.distribution import STATE, sum_across_replicas
 from keras_mmai.models.generator import averaged_copy
 from keras_mmai.models.modality import Modality
 from keras_mmai.models.multimodal_dit import MultimodalDiT
 from keras_mmai.models.multimodal_generator import MultimodalGenerator
-from keras_mmai.models.tasks import ABSENT, GENERATED, GIVEN, checked_tasks
+from keras_mmai.models.tasks import ABSENT, GENERATED, Draws, checked_tasks
 from keras_mmai.serialization import register
 from keras_mmai.training import TrainingModel
 
@@ -73,30 +72,20 @@ class MultimodalDiffusionTransformer(TrainingModel):
         names = [m.name for m in modalities]
         if len(set(names)) < len(names):
             raise ValueError(f"`modalities` need different names. Received: {names}")
-        for argument, share in (("independent_times", independent_times), ("partly_known", partly_known)):
-            if not 0 <= share <= 1:
-                raise ValueError(f"`{argument}` is a share in [0, 1]. Received: {share}")
-        tasks = checked_tasks(tasks, modalities)
-        wanted = {name for _, want in tasks.values() for name in want}
+        tasks, task_weights = checked_tasks(tasks, modalities), dict(task_weights or {})
+        wanted = {name for task, (_, want) in tasks.items() for name in want if task_weights.get(task, 1.0)}
         super().__init__([name for name in names if name in wanted], ema_decays, **kwargs)
         self.modalities = modalities
         self.network = MultimodalDiT(modalities) if network is None else network
         if self.network.spaces != {m.name: m.space for m in modalities}:
             raise ValueError(f"`network` is of other modalities: build it as MultimodalDiT({names}, ...).")
         self.tasks = tasks
-        self.task_weights = dict(task_weights or {})
-        unknown = sorted(set(self.task_weights) - set(self.tasks))
-        weights = [self.task_weights.get(name, 1.0) for name in self.tasks]
-        if unknown or not np.isfinite(weights).all() or min(weights) < 0 or not sum(weights):
-            raise ValueError(
-                "`task_weights` are finite, by name of `tasks`, none of them negative, and not all 0. Received: "
-                f"{task_weights}, tasks {sorted(self.tasks)}"
-            )
-        self._until = (np.cumsum(weights) / np.sum(weights))[:-1].astype("float32")  # the last one takes the rest
+        self.task_weights = task_weights
         self.independent_times = independent_times
         self.partly_known = partly_known
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
+        self._draws = Draws(tasks, task_weights, independent_times, partly_known, self.seed_generator)
         self.tokenizers = [m.tokenizer for m in modalities]  # so that their weights are saved
         self.build()
 
@@ -108,46 +97,30 @@ class MultimodalDiffusionTransformer(TrainingModel):
         self.build_averages()
         self.built = True
 
-    def _roles(self, name):
-        """The role of a modality in each task, numpy int32."""
-        return np.array(
-            [GIVEN if name in given else GENERATED if name in want else ABSENT for given, want in self.tasks.values()],
-            "int32",
-        )
-
     def call(self, x, training=False):
         self._check_keys(x)
         modalities = [m for m in self.modalities if m.name in x]
         generable = [m for m in modalities if not m.adaln]
         if not set(x) & set(self.trackers):
-            raise ValueError(f"A batch needs one of {list(self.trackers)}, which tasks want. Received keys: {sorted(x)}")
+            raise ValueError(
+                f"A batch needs one of {list(self.trackers)}, which tasks want. Received keys: {sorted(x)}"
+            )
         tokens = {m.name: m.encode_batch(x[m.name]) for m in modalities}
         batch = ops.shape(tokens[generable[0].name])[0]
         present = {m.name: self._present(m, x, batch) for m in modalities}
         here = {name: ops.any(flags, axis=1) for name, flags in present.items()}
-        roles = self._draw_roles(modalities, x, batch)
+        task = ops.cast(x["task"], "int32") if "task" in x else self._draws.task(batch)
+        roles = {m.name: self._draws.role(m.name, task) for m in modalities}
         wanted = {m.name: ops.logical_and(roles[m.name] == GENERATED, here[m.name]) for m in generable}
         # where nothing that is wanted is there, all that is there and that some task wants is wanted
         idle = ops.logical_not(ops.any(ops.stack(list(wanted.values())), axis=0))
         learnable = [name for name in wanted if name in self.trackers]
         wanted.update({name: ops.logical_or(wanted[name], ops.logical_and(idle, here[name])) for name in learnable})
-        t = self._draw_times(generable, wanted, x, batch)
-        known = self._draw_known(generable, wanted, x, batch)
+        t, known = self._times_and_known(generable, wanted, x, batch)
         if training:
             self._see(here)
 
-        noisy, targets, learned = {}, {}, {}
-        for m in generable:
-            space = self.network.spaces[m.name]
-            # what is absent may hold anything, and NaN would reach the gradient even at weight zero
-            content = ops.where(space.spread(present[m.name]), tokens[m.name], ops.zeros_like(tokens[m.name]))
-            noise = self._noise(m, x, tokens[m.name])
-            noisy[m.name], targets[m.name] = m.process.corrupt(content, t[m.name], noise)
-            learned[m.name] = ops.logical_and(present[m.name], wanted[m.name][:, None])
-            if m.name in known:
-                stays = space.spread(known[m.name])
-                noisy[m.name] = ops.where(stays, ops.cast(content, noisy[m.name].dtype), noisy[m.name])
-                learned[m.name] = ops.logical_and(learned[m.name], ops.logical_not(known[m.name]))
+        noisy, targets, learned = self._noisy(generable, tokens, present, wanted, t, known, x)
         noisy.update({m.name: tokens[m.name] for m in modalities if m.adaln})
         shown = {}
         for m in modalities:
@@ -166,6 +139,22 @@ class MultimodalDiffusionTransformer(TrainingModel):
             for m in generable
         }
 
+    def _noisy(self, generable, tokens, present, wanted, t, known, x):
+        """By name: tokens at their noise levels, what is to be learned of them, and of which ones: (b, n) bool."""
+        noisy, targets, learned = {}, {}, {}
+        for m in generable:
+            space = self.network.spaces[m.name]
+            # what is absent may hold anything, and NaN would reach the gradient even at weight zero
+            content = ops.where(space.spread(present[m.name]), tokens[m.name], ops.zeros_like(tokens[m.name]))
+            noise = self._noise(m, x, content)
+            noisy[m.name], targets[m.name] = m.process.corrupt(content, t[m.name], noise)
+            learned[m.name] = ops.logical_and(present[m.name], wanted[m.name][:, None])
+            if m.name in known:
+                stays = space.spread(known[m.name])
+                noisy[m.name] = ops.where(stays, ops.cast(content, noisy[m.name].dtype), noisy[m.name])
+                learned[m.name] = ops.logical_and(learned[m.name], ops.logical_not(known[m.name]))
+        return noisy, targets, learned
+
     def _see(self, here):
         """Remembers which modalities some training example had."""
         found = [ops.any(here[m.name]) if m.name in here else False for m in self.modalities]
@@ -181,41 +170,15 @@ class MultimodalDiffusionTransformer(TrainingModel):
         flags = space.flags(flags, f"'present' of {modality.name!r}")
         return ops.broadcast_to(flags, (batch, space.num_tokens))
 
-    def _draw_roles(self, modalities, x, batch):
-        if "task" in x:
-            task = ops.cast(x["task"], "int32")
-        else:
-            drawn = keras.random.uniform((batch, 1), seed=self.seed_generator)
-            task = ops.sum(ops.cast(drawn >= ops.convert_to_tensor(self._until), "int32"), axis=1)
-        return {m.name: ops.take(self._roles(m.name), task, axis=0) for m in modalities}
-
-    def _draw_times(self, generable, wanted, x, batch):
-        """The noise level of each modality, 0 where it is not generated: {name: (b,)}."""
+    def _times_and_known(self, generable, wanted, x, batch):
+        """The noise level of each modality, 0 where it is not generated, and the tokens of some that are known."""
         if "t" in x:
-            drawn = {m.name: ops.cast(x["t"][m.name], "float32") for m in generable}
+            levels, known = {m.name: ops.cast(x["t"][m.name], "float32") for m in generable}, {}
         else:
-            uniform = keras.random.uniform((len(generable) + 2, batch), seed=self.seed_generator)
-            shared, independent = stratified(uniform[0]), uniform[1] < self.independent_times
-            drawn = {
-                m.name: m.process.times(ops.where(independent, own, shared))
-                for m, own in zip(generable, ops.unstack(uniform[2:], len(generable)))
-            }
-        return {m.name: ops.where(wanted[m.name], drawn[m.name], 0.0) for m in generable}
-
-    def _draw_known(self, generable, wanted, x, batch):
-        """The tokens of what is generated that are known all the same: {name: (b, n) bool}."""
-        if "t" in x or not self.partly_known:
-            return {}
-        known = {}
-        for m in generable:
-            n = self.network.spaces[m.name].num_tokens
-            if n == 1:
-                continue
-            uniform = keras.random.uniform((batch, n + 3), seed=self.seed_generator)
-            chosen, share, ordered = uniform[:, :1] < self.partly_known, uniform[:, 1:2], uniform[:, 2:3] < 0.5
-            place = ops.where(ordered, ops.arange(n, dtype="float32") / n, uniform[:, 3:])
-            known[m.name] = ops.logical_and(ops.logical_and(chosen, wanted[m.name][:, None]), place < share)
-        return known
+            levels = self._draws.times(generable, batch)
+            lengths = {m.name: self.network.spaces[m.name].num_tokens for m in generable if self.partly_known}
+            known = {name: self._draws.known(n, wanted[name]) for name, n in lengths.items() if n > 1}
+        return {name: ops.where(flags, levels[name], 0.0) for name, flags in wanted.items()}, known
 
     def _noise(self, modality, x, tokens):
         noise = x.get("noise", {}).get(modality.name)

@@ -1,6 +1,12 @@
-"""Tasks on several modalities: which are given, and which are wanted."""
+"""Tasks on several modalities: which are given and which are wanted, and what the examples of a batch draw of them."""
 
 import itertools
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mmai.diffusion import stratified
 
 GENERATED, GIVEN, ABSENT = 0, 1, 2
 
@@ -48,3 +54,60 @@ def checked_tasks(tasks, modalities):
             raise ValueError(f"A condition (`adaln`) is only given. Received: {want} wanted in the task {task!r}")
         checked[task] = tuple(given), tuple(want)
     return checked
+
+
+class Draws:
+    """What each example of a training batch draws: its task, the noise levels, and the tokens that are known.
+
+    Args:
+        tasks, task_weights, independent_times, partly_known: see `MultimodalDiffusionTransformer`; tasks are checked.
+        seed_generator: keras.random.SeedGenerator.
+    """
+
+    def __init__(self, tasks, task_weights, independent_times, partly_known, seed_generator):
+        for argument, share in (("independent_times", independent_times), ("partly_known", partly_known)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"`{argument}` is a share in [0, 1]. Received: {share}")
+        unknown = sorted(set(task_weights) - set(tasks))
+        weights = [task_weights.get(name, 1.0) for name in tasks]
+        if unknown or not np.isfinite(weights).all() or min(weights) < 0 or not sum(weights):
+            raise ValueError(
+                "`task_weights` are finite, by name of `tasks`, none of them negative, and not all 0. Received: "
+                f"{task_weights}, tasks {sorted(tasks)}"
+            )
+        self.tasks = tasks
+        self.until = (np.cumsum(weights) / np.sum(weights))[:-1].astype("float32")  # the last one takes the rest
+        self.independent_times = independent_times
+        self.partly_known = partly_known
+        self.seed_generator = seed_generator
+
+    def _uniform(self, *shape):
+        return keras.random.uniform(shape, seed=self.seed_generator)
+
+    def task(self, batch):
+        """The place of each example's task: (b,) int32."""
+        drawn = self._uniform(batch, 1)
+        return ops.sum(ops.cast(drawn >= ops.convert_to_tensor(self.until), "int32"), axis=1)
+
+    def role(self, name, task):
+        """The role of a modality in tasks (b,): (b,) int32."""
+        roles = [
+            GIVEN if name in given else GENERATED if name in want else ABSENT for given, want in self.tasks.values()
+        ]
+        return ops.take(np.array(roles, "int32"), task, axis=0)
+
+    def times(self, modalities, batch):
+        """The noise level of each modality where it is generated: {name: (b,)}."""
+        uniform = self._uniform(len(modalities) + 2, batch)
+        shared, independent = stratified(uniform[0]), uniform[1] < self.independent_times
+        return {
+            m.name: m.process.times(ops.where(independent, own, shared))
+            for m, own in zip(modalities, ops.unstack(uniform[2:], len(modalities)))
+        }
+
+    def known(self, num_tokens, wanted):
+        """Which tokens of a modality that is `wanted` (b,) are known all the same: (b, n) bool."""
+        uniform = self._uniform(ops.shape(wanted)[0], num_tokens + 3)
+        chosen, share, ordered = uniform[:, :1] < self.partly_known, uniform[:, 1:2], uniform[:, 2:3] < 0.5
+        place = ops.where(ordered, ops.arange(num_tokens, dtype="float32") / num_tokens, uniform[:, 3:])
+        return ops.logical_and(ops.logical_and(chosen, wanted[:, None]), place < share)

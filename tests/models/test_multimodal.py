@@ -292,8 +292,10 @@ def test_tasks_are_drawn_by_their_weights():
     model = make(task_weights=weights)
     wanted = {name: numpy(one["wanted"]).any(1) for name, one in model(tensors(batch_of(2000))).items()}
     assert wanted["word"].all() and not wanted["picture"].any() and not wanted["sound"].any()
-    roles = numpy(model._draw_roles(model.modalities, {}, 2000)["sound"])
+    assert "word" in model.trackers and "sound" not in model.trackers
+    roles = numpy(model._draws.role("sound", model._draws.task(2000)))
     assert set(roles) == {1, 2} and abs(np.mean(roles == 2) - 0.75) < 0.05  # absent, and not given
     with pytest.raises(ValueError, match="not learned"):  # what has weight 0 is not trained
         make(task_weights={**weights, "rest_to_word": 0.0}).generator().generate(want=["picture"])
-    assert set(numpy(make(task_weights={"all": 0.0})._draw_roles(model.modalities, {}, 99)["word"])) == {0, 1}
+    draws = make(task_weights={"all": 0.0})._draws
+    assert set(numpy(draws.role("word", draws.task(99)))) == {0, 1}
