@@ -3,10 +3,11 @@
     TFDS_DATA_DIR=... python benchmarks/text.py --output text_out
 
 Both are 4 blocks of width 128 on windows of 64 characters, trained for as many iterations of 12 windows, the size that
-nanoGPT's README gives for a CPU: 2,000 iterations, 1.88 nats per character there. The twin has a causal mask and tells
-the next character; masked diffusion has the bound of `MultimodalGenerator.score`. Both are measured on windows of the
-last tenth of the text, each with its standard error. Prints them, their ratio, a text that goes on, one that is filled
-in, one that goes on block by block, and how good texts are after fewer steps, by the twin.
+nanoGPT's README gives for a CPU: 2,000 iterations, 1.88 nats per character there by AdamW. Here both are trained by
+Muon, which does better. The twin has a causal mask and tells the next character; masked diffusion has the bound of
+`MultimodalGenerator.score`. Both are measured on windows of the last tenth of the text, each with its standard error.
+Prints them, their ratio, a text that goes on, one that is filled in, one that goes on block by block, and how good
+texts are after fewer steps, by the twin.
 """
 
 import argparse
@@ -54,10 +55,8 @@ def windows(ids, starts, length):
 
 
 def optimizer(iterations):
-    rate = keras.optimizers.schedules.CosineDecay(
-        0.0, iterations - 100, alpha=0.1, warmup_target=1e-3, warmup_steps=100
-    )
-    return keras.optimizers.AdamW(rate, beta_2=0.99, weight_decay=0.1, global_clipnorm=1.0)
+    rate = keras.optimizers.schedules.CosineDecay(0.0, iterations - 100, warmup_target=1e-2, warmup_steps=100)
+    return keras.optimizers.Muon(rate, exclude_layers=["embed", "modulation", "output"])
 
 
 def mean_and_error(values):
@@ -91,7 +90,9 @@ def main():
     report = {"iterations": args.iterations, "backend": keras.backend.backend()}
 
     twin = Twin(tokenizer.vocabulary, **SIZES)
-    twin.compile(optimizer(args.iterations), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    jit = keras.backend.backend() != "torch"
+    cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    twin.compile(optimizer(args.iterations), cross_entropy, jit_compile=jit)
     rows = windows(ids, train, LENGTH + 1)
     start = time.time()
     twin.fit(rows[:, :-1], rows[:, 1:], batch_size=BATCH, shuffle=False, verbose=2)
@@ -101,7 +102,7 @@ def main():
 
     modalities = [Modality("text", tokenizer)]
     model = MultimodalDiffusionTransformer(modalities, MultimodalDiT(modalities, **SIZES), ema_decays=(0.99,), seed=0)
-    model.compile(optimizer(args.iterations))
+    model.compile(optimizer(args.iterations), jit_compile=jit)
     start = time.time()
     model.fit({"text": windows(ids, train, LENGTH)}, batch_size=BATCH, shuffle=False, verbose=2)
     report["masked"] = {"seconds": time.time() - start, "parameters": model.network.count_params()}
