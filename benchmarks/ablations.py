@@ -2,20 +2,23 @@
 
     python benchmarks/ablations.py out/generator.keras --seeds 0 1 2 --output ablations_out
 
-On the data and the tokenizers of examples/any_to_any.py (its generator.keras): 1,500 steps of 32 examples by Muon, then
-the share of its test digits that judges of real signals name as what was given, for each of the nine tasks that want
-one modality, and the share of triples made of nothing in which all three agree, made at once or the word first. Changed
-are
+On the data and the tokenizers of examples/any_to_any.py (its generator.keras): at least 1,500 steps of 32 examples, in
+whole epochs, by Muon; then the share of its test digits that judges of real signals name as what was given, for each of
+the nine tasks that want one modality, and the share of triples made of nothing in which all three agree, made at once
+or the word first. It is no short run of that example: tasks are equally frequent, nothing guides, and letters have the
+plain sampler. Changed are
 
-* which tokens are diffused how: image latents by flow and sound codes and letters by masks ("mixed"), all masked (the
-  image's codes), or all by flow (the sound's latents, letters as one-hot vectors);
-* roles: all of the generated modalities at one noise level in three examples of four, in all or in none; or no roles,
-  as in UniDiffuser: each modality always has a noise level of its own, and what is neither given nor wanted is
-  generated with the rest and dropped;
-* one embedding of noise levels for all modalities, or one for each; streams; positions.
+* which tokens are diffused how: image latents by flow and sound codes and letters by masks (the default), all masked
+  (the image's codes), or all by flow (the sound's latents, letters as one-hot vectors);
+* roles: all of the generated modalities at one noise level in three examples of four, in all or in none; or no roles:
+  each modality always has a noise level of its own, and what is neither given nor wanted is generated with the rest and
+  dropped (there is no word first);
+* one embedding of noise levels for all modalities, or one for each; streams, of which separate ones have three times as
+  many weights; positions.
 
-Shares are not divided by the tokenizers' ceiling, which is the same for all but those of other tokens; it is printed.
-What has been measured is in report.json and is not measured again: rows and seeds can be added.
+Shares are not divided by the ceiling, what tokenizers alone leave to name, which is printed. Printed are means over
+seeds with their standard errors, and of the difference to the default of the same seed. What has been measured with the
+same settings is in report.json and is not measured again: rows and seeds can be added.
 """
 
 import argparse
@@ -23,18 +26,17 @@ import json
 import pathlib
 import time
 
+import digits
 import keras
 import numpy as np
 from keras import ops
 
 from keras_mmai import Modality, MultimodalDiffusionTransformer, MultimodalDiT, memory, metrics
-from keras_mmai.data import ArrayDataset, dial_tones, load_mnist
+from keras_mmai.data import ArrayDataset
 from keras_mmai.layers import TimestepEmbedding
 from keras_mmai.tokenizers import CharacterTokenizer, PassThrough
 
-WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 LETTERS = CharacterTokenizer(5, "efghinorstuvwxz")
-RATE = 8000
 NAMES = ("image", "sound", "word")
 JOINT = "image_sound_word"
 
@@ -63,7 +65,6 @@ class Together:
 
     def __init__(self, generator):
         self.generator, self.modalities, self.decode = generator, generator.modalities, generator.decode
-        self.tasks = generator.tasks
 
     def generate(self, given, want, **options):
         out = self.generator.generate(given, [name for name in NAMES if name not in given], **options)
@@ -89,11 +90,9 @@ def one_hot(words):
     return 2.0 * np.eye(LETTERS.vocabulary, dtype="float32")[LETTERS.encode(words)] - 1.0
 
 
-def which(words):
-    """Texts, or the logits of letters, to digits; -1 is no word."""
-    if isinstance(words, np.ndarray):
-        words = LETTERS.decode(words.argmax(-1).astype("int32"))
-    return np.array([WORDS.index(word) if word in WORDS else -1 for word in words])
+def named(words):
+    """Texts, or letters (n, 5, vocabulary), to digits."""
+    return digits.named(LETTERS.decode(words.argmax(-1).astype("int32")) if isinstance(words, np.ndarray) else words)
 
 
 def run(row, seed, tokenizers, train, test, labels, judges, args):
@@ -110,13 +109,11 @@ def run(row, seed, tokenizers, train, test, labels, judges, args):
     layout = {key: row[key] for key in ("streams", "positions") if key in row}
     kind = TimesApart if row.get("times_apart") else MultimodalDiT
     network = kind(modalities, hidden_dim=128, num_layers=4, num_heads=4, **layout)
-    options = dict(independent_times=row.get("independent_times", 0.25))
-    if not roles:
-        options = dict(independent_times=1.0, partly_known=0.0)
-    model = MultimodalDiffusionTransformer(modalities, network, ema_decays=(0.995,), **options)
+    independent = row.get("independent_times", 0.25) if roles else 1.0
+    model = MultimodalDiffusionTransformer(modalities, network, independent_times=independent, ema_decays=(0.995,))
     if not roles:
         train = {**train, "task": np.full(len(train["word"]), list(model.tasks).index(JOINT), "int32")}
-    data = ArrayDataset(model.precompute(train, verbose=0), batch_size=32)
+    data = ArrayDataset(model.precompute(train, verbose=0), batch_size=32, seed=seed)
     steps = -(-args.steps // len(data)) * len(data)
     rate = keras.optimizers.schedules.CosineDecay(0.0, steps * 19 // 20, warmup_target=5e-3, warmup_steps=steps // 20)
     muon = keras.optimizers.Muon(rate, exclude_layers=["embed", "modulation", "output"])
@@ -157,40 +154,50 @@ def main():
     memory.keep_freed_memory()
     args.output.mkdir(parents=True, exist_ok=True)
     kept = args.output / "report.json"
-    report = json.loads(kept.read_text()) if kept.exists() else {}
+    settings = {name: getattr(args, name) for name in ("steps", "digits", "samples")}
+    settings |= {"backend": keras.backend.backend(), "generator": str(args.generator.resolve())}
+    report = json.loads(kept.read_text()) if kept.exists() else {"settings": settings, "rows": {}}
+    if report["settings"] != settings:
+        raise SystemExit(f"{kept} is of other settings, {report['settings']}: choose another --output.")
 
-    digits = load_mnist()
-    train, test = (
-        {
-            "image": digits[part]["images"][:count],
-            "sound": dial_tones(digits[part]["labels"], 2048, RATE, seed=seed)[:count],
-            "word": [WORDS[label] for label in digits[part]["labels"][:count]],
-        }
-        for part, seed, count in (("train", 0, args.digits), ("test", 1, args.samples))
-    )
-    labels = digits["test"]["labels"][: args.samples]
+    (train, train_labels), (test, labels) = digits.signals(args.digits, args.samples)
     of_generator = {m.name: m.tokenizer for m in keras.models.load_model(args.generator).modalities}
     tokenizers = {name: of_generator[name] for name in ("image", "sound")}
     keras.utils.set_random_seed(0)
-    judges = {
-        name: metrics.train_judge(train[name], digits["train"]["labels"][: args.digits], 8, sample_rate=rate)
-        for name, rate in (("image", None), ("sound", RATE))
-    }
-    judges["word"] = which
+    judges = {**digits.judges(train, train_labels, 8), "word": named}
     for seed in args.seeds:
         for name in args.rows:
-            rows = report.setdefault(name, {})
-            if str(seed) not in rows:
-                rows[str(seed)] = run(ROWS[name], seed, tokenizers, train, test, labels, judges, args)
+            row = report["rows"].setdefault(name, {})
+            if str(seed) not in row:
+                row[str(seed)] = run(ROWS[name], seed, tokenizers, train, test, labels, judges, args)
                 kept.write_text(json.dumps(report, indent=1))
-                print(seed, name, json.dumps(rows[str(seed)]), flush=True)
-    for name, rows in report.items():
-        told, values = [], {"conditional": [row["conditional"] for row in rows.values()]}
-        for key in ("at once", "word first"):
-            values[f"joint, {key}"] = [row["joint"].get(key, np.nan) for row in rows.values()]
-        for key, shares in values.items():
-            told.append(f"{key} {np.mean(shares):.3f} +- {np.std(shares):.3f}")
-        print(f"{name:34} {'   '.join(told)}   ({len(rows)} seeds)")
+                print(seed, name, json.dumps(row[str(seed)]), flush=True)
+    for name, row in report["rows"].items():
+        print(name, told(row, report["rows"].get("default", {})), sep="\n", flush=True)
+
+
+def told(row, default):
+    """The lines of the summary: of each share its mean over seeds, and that of its difference to the default's."""
+    shares = {
+        "conditional": lambda one: one["conditional"],
+        "joint, at once": lambda one: one["joint"]["at once"],
+        "joint, word first": lambda one: one["joint"].get("word first", np.nan),
+    }
+    lines = []
+    for share, of in shares.items():
+        line = f"    {share:18} {mean_and_error([of(one) for one in row.values()])}"
+        both = [seed for seed in row if seed in default]
+        if both and row is not default:
+            line += f"   less the default's {mean_and_error([of(row[seed]) - of(default[seed]) for seed in both])}"
+        lines.append(line)
+    last = next(iter(row.values()))
+    ceiling = ", ".join(f"{name} {share:.3f}" for name, share in last["ceiling"].items())
+    return "\n".join([*lines, f"    {len(row)} seeds, {last['parameters']:,} parameters, ceiling: {ceiling}"])
+
+
+def mean_and_error(values):
+    error = f"+- {np.std(values, ddof=1) / np.sqrt(len(values)):.3f}" if len(values) > 1 else "(one seed)"
+    return f"{np.mean(values):+.3f} {error}"
 
 
 if __name__ == "__main__":

@@ -34,8 +34,6 @@ import numpy as np
 from multivae_peers import VAES, JointVAE
 
 TEXT_VOCABULARY, CHANNELS = 27, 4
-WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-RATE = 8000
 
 
 def peer(args):
@@ -150,29 +148,17 @@ def distances(generator, test, train, judges):
 
 
 def vaes(args):
+    import digits
     import keras
 
     from keras_mmai import Modality, memory, metrics
-    from keras_mmai.data import dial_tones, load_mnist
     from keras_mmai.tokenizers import CharacterTokenizer, PassThrough
 
     keras.utils.set_random_seed(0)
     memory.keep_freed_memory()
     num_test, epochs = (20, 1) if args.smoke else (500, 8)
     args.epochs = 1 if args.smoke else args.epochs
-    digits = load_mnist()
-
-    def signals(part, seed, count):
-        labels = part["labels"]
-        sound = dial_tones(labels, 2048, RATE, seed=seed)
-        return {
-            "image": part["images"][:count],
-            "sound": sound[:count],
-            "word": [WORDS[label] for label in labels[:count]],
-        }
-
-    train, test = signals(digits["train"], 0, None), signals(digits["test"], 1, num_test)
-    labels = digits["test"]["labels"][:num_test]
+    (train, train_labels), (test, labels) = digits.signals(num_test=num_test)
     generator = keras.models.load_model(args.generator)
     tokenizers = {m.name: m.tokenizer for m in generator.modalities}
     modalities = [
@@ -181,11 +167,7 @@ def vaes(args):
         Modality("word", CharacterTokenizer(5, "efghinorstuvwxz")),
     ]
     tokens = {m.name: m.encode(train[m.name]) for m in modalities}
-    judges = {
-        name: metrics.train_judge(train[name], digits["train"]["labels"], epochs, sample_rate=rate)
-        for name, rate in (("image", None), ("sound", RATE))
-    }
-    judges["word"] = lambda words: np.array([WORDS.index(word) if word in WORDS else -1 for word in words])
+    judges = digits.judges(train, train_labels, epochs)
     judged = (test, labels, judges)
     report = {"image": "pixels" if args.pixels else "latents", "models": {}}
 

@@ -54,7 +54,7 @@ recipe.lap("tokenizer")
 
 modalities = [Modality("video", tokenizer, patch_size=(1, 2, 2))]
 network = keras_mmai.MultimodalDiT(modalities, hidden_dim=128, num_layers=layers, num_heads=4, attention=args.attention)
-model = keras_mmai.MultimodalDiffusionTransformer(modalities, network, partly_known=0.5, ema_decays=(0.995,), seed=0)
+model = keras_mmai.MultimodalDiffusionTransformer(modalities, network, partly_known=0.5, ema_decays=(0.995,))
 tokens = model.precompute({"video": train["videos"]}, verbose=0)
 recipe.lap("tokens")
 recipe.fit(model, tokens, peak=3e-3)

@@ -36,7 +36,8 @@ def spoken_digit_signals(num_samples, count=None):
 
     train, train_labels = digits["train"]["images"][:count], digits["train"]["labels"][:count]
     recordings = spoken["train"]["waveforms"][rows_alike(train_labels, spoken["train"]["labels"])]
-    heard = vary_waveforms(recordings, copies=1)[len(recordings) :]
+    parts = np.array_split(recordings, 1 + len(recordings) // 5000)  # of which a copy each is kept
+    heard = np.concatenate([vary_waveforms(part, 1, seed=i)[len(part) :] for i, part in enumerate(parts)])
     test_labels = spoken["test"]["labels"]
     test = digits["test"]["images"][rows_alike(test_labels, digits["test"]["labels"])]
     parts = (train, heard, train_labels), (test, spoken["test"]["waveforms"], test_labels)
@@ -76,17 +77,19 @@ class Recipe:
 
     def fit(self, model, tokens, peak, batch_size=32):
         """Trains a transformer by Muon for at least `steps` steps: whole epochs."""
-        data = ArrayDataset(tokens, batch_size=batch_size)
+        data = ArrayDataset(tokens, batch_size=batch_size, seed=self.arguments.seed)
         muon = warm_cosine(keras.optimizers.Muon, peak, self.steps, exclude_layers=["embed", "modulation", "output"])
         model.compile(muon, jit_compile=keras.backend.backend() != "torch")
         model.fit(data, epochs=-(-self.steps // len(data)), verbose=2)
         self.lap("transformer")
 
     def write(self, report):
-        """Prints the report and writes report.json, with the seconds of the phases."""
+        """Prints the report and writes report.json, with the arguments and the seconds of the phases."""
+        report["arguments"] = {name: value for name, value in vars(self.arguments).items() if name != "output"}
         report["seconds"] = {**self.seconds, "total": round(sum(self.seconds.values()), 1)}
-        print(json.dumps(report, indent=1))
-        (self.output / "report.json").write_text(json.dumps(report, indent=1))
+        text = json.dumps(report, indent=1, default=str)
+        print(text)
+        (self.output / "report.json").write_text(text)
 
 
 def warm_cosine(optimizer, peak, steps, **options):

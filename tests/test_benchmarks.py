@@ -83,15 +83,19 @@ def test_ablations(tmp_path):
     image = VQVAE((28, 28, 1), filters=(8, 8), quantizer=VectorQuantizer(16, 4))
     modalities = [Modality("image", image), Modality("sound", sound)]
     MultimodalDiffusionTransformer(modalities).generator().save(tmp_path / "generator.keras")
-    rows = ["all continuous", "no roles"]
-    options = ("--digits", 64, "--steps", 2, "--samples", 10, "--seeds", 3, "--rows", *rows, "--output", tmp_path)
-    printed, _ = run("ablations.py", tmp_path / "generator.keras", *options)
-    report = json.loads((tmp_path / "report.json").read_text())
+    rows = ["all continuous", "no roles", "embeddings of noise levels apart"]
+    options = ("--digits", 64, "--samples", 10, "--seeds", 3, "--rows", *rows, "--output", tmp_path)
+    printed, _ = run("ablations.py", tmp_path / "generator.keras", "--steps", 2, *options)
+    report = json.loads((tmp_path / "report.json").read_text())["rows"]
     assert list(report) == rows
     for name, row in report.items():
         assert list(row) == ["3"] and len(row["3"]["tasks"]) == 9
         assert row["3"]["conditional"] == pytest.approx(np.mean(list(row["3"]["tasks"].values())))
-        assert name in printed
+        assert f"{name}\n    conditional        {row['3']['conditional']:+.3f} (one seed)" in printed
     assert set(report["all continuous"]["3"]["joint"]) == {"at once", "word first"}
-    again, _ = run("ablations.py", tmp_path / "generator.keras", *options)
-    assert again == printed[printed.index("all continuous  ") :]  # what has been measured is not measured again
+    assert report["no roles"]["3"]["parameters"] < report[rows[2]]["3"]["parameters"]
+    # what has been measured is not measured again, nor mixed with what was measured otherwise
+    again, _ = run("ablations.py", tmp_path / "generator.keras", "--steps", 2, *options)
+    assert again == printed[printed.index("all continuous\n") :]
+    with pytest.raises(AssertionError, match="is of other settings"):
+        run("ablations.py", tmp_path / "generator.keras", "--steps", 3, *options)

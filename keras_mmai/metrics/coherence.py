@@ -13,8 +13,8 @@ def train_judge(signals, labels, epochs=8, batch_size=64, sample_rate=None, seed
     Args:
         signals: float (n, *s, c), an image or a waveform: one to three axes s.
         labels: ints 0.., (n,).
-        sample_rate: Hz of waveforms (n, samples, 1), which are then judged by their log mel spectra, in which words and
-            voices are told apart best; None: by the samples themselves.
+        sample_rate: Hz of waveforms (n, samples, 1), which are then judged by 40 log mel bands, as speech is; None: by
+            the samples themselves.
         epochs, batch_size, verbose: of `fit`.
         seed: int, of its weights.
 

@@ -35,8 +35,9 @@ class MultimodalDiffusionTransformer(TrainingModel):
       Gaussian for latents and uniform in [0, 1) for ids. They are drawn if they are absent; with "t" given, every token
       has that noise level.
 
-    The losses are named as the modalities: their `weight` times the mean of the process's loss over the examples that
-    generate it; with a `sample_weight`, the mean by these weights, times the mean of the weights.
+    The losses are named as the modalities that tasks of a weight above 0 want: their `weight` times the mean of the
+    process's loss over the examples that generate it; with a `sample_weight`, the mean by these weights, times the mean
+    of the weights.
 
     Args:
         modalities: list of `Modality`.
@@ -73,7 +74,9 @@ class MultimodalDiffusionTransformer(TrainingModel):
         if len(set(names)) < len(names):
             raise ValueError(f"`modalities` need different names. Received: {names}")
         tasks, task_weights = checked_tasks(tasks, modalities), dict(task_weights or {})
-        wanted = {name for task, (_, want) in tasks.items() for name in want if task_weights.get(task, 1.0)}
+        seed_generator = keras.random.SeedGenerator(seed)
+        draws = Draws(tasks, task_weights, independent_times, partly_known, seed_generator)
+        wanted = {name for _, want in draws.learned.values() for name in want}
         super().__init__([name for name in names if name in wanted], ema_decays, **kwargs)
         self.modalities = modalities
         self.network = MultimodalDiT(modalities) if network is None else network
@@ -81,13 +84,19 @@ class MultimodalDiffusionTransformer(TrainingModel):
             raise ValueError(f"`network` is of other modalities: build it as MultimodalDiT({names}, ...).")
         self.tasks = tasks
         self.task_weights = task_weights
-        self.independent_times = independent_times
-        self.partly_known = partly_known
         self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
-        self._draws = Draws(tasks, task_weights, independent_times, partly_known, self.seed_generator)
+        self.seed_generator = seed_generator
+        self._draws = draws
         self.tokenizers = [m.tokenizer for m in modalities]  # so that their weights are saved
         self.build()
+
+    @property
+    def independent_times(self):
+        return self._draws.independent_times
+
+    @property
+    def partly_known(self):
+        return self._draws.partly_known
 
     def build(self, input_shape=None):
         if self.built:
@@ -241,6 +250,9 @@ class MultimodalDiffusionTransformer(TrainingModel):
         task = np.asarray(others.get("task", 0))
         if task.dtype.kind not in "iu" or (task.size and not 0 <= task.min() <= task.max() < len(self.tasks)):
             raise ValueError(f"'task' is of ints in 0..{len(self.tasks) - 1}. Received: {task!r:.100}")
+        idle = [name for i, name in enumerate(self.tasks) if name not in self._draws.learned and np.any(task == i)]
+        if idle and "task" in others:
+            raise ValueError(f"'task' is of tasks that are learned. Received: {idle}, of weight 0")
 
     def fit(self, x=None, *args, validation_data=None, verbose="auto", **kwargs):
         if isinstance(validation_data, dict):
@@ -266,7 +278,7 @@ class MultimodalDiffusionTransformer(TrainingModel):
         network = averaged_copy(self, self.network, average)
         seen = ops.convert_to_numpy(self.seen) > 0
         unseen = [m.name for m, flag in zip(self.modalities, seen) if seen.any() and not flag]
-        tasks = {name: task for name, task in self.tasks.items() if self.task_weights.get(name, 1.0)}
+        tasks = self._draws.learned
         generator = MultimodalGenerator(network, self.modalities, tasks, samplers, num_steps, guidance, order, unseen)
         if self.compiled:
             generator.jit_compile = self.jit_compile

@@ -76,6 +76,7 @@ class Draws:
                 f"{task_weights}, tasks {sorted(tasks)}"
             )
         self.tasks = tasks
+        self.learned = {name: task for (name, task), weight in zip(tasks.items(), weights) if weight}
         self.until = (np.cumsum(weights) / np.sum(weights))[:-1].astype("float32")  # the last one takes the rest
         self.independent_times = independent_times
         self.partly_known = partly_known

@@ -297,5 +297,8 @@ def test_tasks_are_drawn_by_their_weights():
     assert set(roles) == {1, 2} and abs(np.mean(roles == 2) - 0.75) < 0.05  # absent, and not given
     with pytest.raises(ValueError, match="not learned"):  # what has weight 0 is not trained
         make(task_weights={**weights, "rest_to_word": 0.0}).generator().generate(want=["picture"])
+    model.compile("sgd", run_eagerly=True)
+    with pytest.raises(ValueError, match=r"tasks that are learned. Received: \['all'\], of weight 0"):
+        model.fit({**batch_of(4), "task": np.array([1, 0, 3, 3], "int32")}, verbose=0)
     draws = make(task_weights={"all": 0.0})._draws
     assert set(numpy(draws.role("word", draws.task(99)))) == {0, 1}
