@@ -59,8 +59,8 @@ def test_a_judge_of_waveforms_hears_pitches_at_any_phase_and_place():
     judge = metrics.train_judge(x[:300], labels[:300], epochs=6, batch_size=16, sample_rate=8000)
     assert np.mean(judge(x[300:]) == labels[300:]) > 0.95
     assert judge.features(x[:5]).shape == (5, 128)
-    raw = metrics.train_judge(x[:300], labels[:300], epochs=6, batch_size=16)
-    assert np.mean(raw(x[300:]) == labels[300:]) < 0.9
+    upside_down = judge.features(-x[:5])
+    np.testing.assert_allclose(upside_down, judge.features(x[:5]), atol=1e-3)  # magnitudes have no sign
     with pytest.raises(ValueError, match=r"`sample_rate` is of waveforms \(n, samples, 1\)"):
         metrics.train_judge(np.ones((4, 8, 8, 1)), np.arange(4), sample_rate=8000)
 
