@@ -30,7 +30,7 @@ class TrainingModel(keras.Model):
     `named_losses`.
 
     Args:
-        loss_names: strings, the names shown in the progress bar.
+        loss_names: strings, the names of `named_losses` that the progress bar shows.
         ema_decays: floats in (0, 1), one moving average of the trainable weights each. `evaluate` and the validation
             of `fit` use the first.
         **kwargs: `name`, `dtype` and `trainable` of `keras.Model`.
@@ -132,7 +132,8 @@ class TrainingModel(keras.Model):
                     weighed = ops.sum(weight * counted)
                     loss = loss * ops.mean(weight) * examples / ops.where(weighed > 0, weighed, 1.0)
             loss = ops.mean(loss)
-            self.track(name, loss, examples)
+            if name in self.trackers:
+                self.track(name, loss, examples)
             total = total + loss
         for loss in self.losses:
             total = total + ops.cast(loss, "float32")

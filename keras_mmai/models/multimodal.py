@@ -199,7 +199,7 @@ class MultimodalDiffusionTransformer(TrainingModel):
     def named_losses(self, x, y_pred):
         losses = {}
         for m in self.modalities:
-            if m.name in y_pred and m.name in self.trackers:
+            if m.name in y_pred:  # also where nothing is wanted: TensorFlow warns of weights without a gradient
                 loss, generating = m.mean_loss(**y_pred[m.name])
                 losses[m.name] = m.weight * loss, generating
         return losses
