@@ -77,6 +77,8 @@ ROWS = {
     "all continuous": {"tokens": "latents"},
     "one noise level": {"independent_times": 0.0},
     "independent noise levels": {"independent_times": 1.0},
+    "half make everything": {"task_weights": {JOINT: 18.0}},
+    "half make everything, independent noise levels": {"task_weights": {JOINT: 18.0}, "independent_times": 1.0},
     "no roles": {"roles": False},
     "embeddings of noise levels apart": {"times_apart": True},
     "separate streams": {"streams": "separate"},
@@ -110,7 +112,8 @@ def run(row, seed, tokenizers, train, test, labels, judges, args):
     kind = TimesApart if row.get("times_apart") else MultimodalDiT
     network = kind(modalities, hidden_dim=128, num_layers=4, num_heads=4, **layout)
     independent = row.get("independent_times", 0.25) if roles else 1.0
-    model = MultimodalDiffusionTransformer(modalities, network, independent_times=independent, ema_decays=(0.995,))
+    draws = dict(independent_times=independent, task_weights=row.get("task_weights"))
+    model = MultimodalDiffusionTransformer(modalities, network, **draws, ema_decays=(0.995,))
     if not roles:
         train = {**train, "task": np.full(len(train["word"]), list(model.tasks).index(JOINT), "int32")}
     data = ArrayDataset(model.precompute(train, verbose=0), batch_size=32, seed=seed)

@@ -1,7 +1,7 @@
 """Blocks with weights, of any rank, that know nothing of diffusion or data."""
 
 from keras_mmai.layers.attention import SelfAttention
-from keras_mmai.layers.coders import ConvDecoder, ConvEncoder
+from keras_mmai.layers.coders import ConvDecoder, ConvEncoder, Framewise
 from keras_mmai.layers.conditioning import LabelEmbedding, TimestepEmbedding, timestep_embedding
 from keras_mmai.layers.convolution import CausalConvolution, ResidualStack
 from keras_mmai.layers.dit import DiTBlock, DiTOutput, JointDiTBlock, Modulation
@@ -33,6 +33,7 @@ __all__ = [
     "FiniteScalarQuantizer",
     "FourierAnalysis",
     "FourierSynthesis",
+    "Framewise",
     "GroupedQuantizer",
     "JointDiTBlock",
     "LabelEmbedding",

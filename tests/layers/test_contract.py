@@ -45,6 +45,10 @@ EXAMPLES = {
     "FiniteScalarQuantizer": (dict(levels=(5, 4), embedding_dim=4), {"z": LATENTS, "mask": MASK}),
     "FourierAnalysis": (dict(hop=2, causal=True), {"x": normal(2, 8, 1)}),
     "FourierSynthesis": (dict(hop=2), {"spectra": normal(2, 4, 10)}),
+    "Framewise": (
+        dict(coder=layers.ConvEncoder((4, 6), 3, num_residual_layers=1, residual_filters=5)),
+        {"x": normal(2, 3, 9, 8, 2)},
+    ),
     "GroupedQuantizer": (
         dict(quantizers=[layers.LookupFreeQuantizer(2), layers.SimVQ(4, 2, seed=1)]),
         {"z": LATENTS, "mask": MASK},
@@ -90,6 +94,9 @@ def example(name, **kwargs):
     if name not in EXAMPLES:
         pytest.fail(f"keras_mmai.layers.{name} is public: add its arguments and inputs to EXAMPLES in {__file__}.")
     arguments, inputs = EXAMPLES[name]
+    if "coder" in arguments:  # a layer that has a policy of its own
+        coder = arguments["coder"]
+        arguments = {"coder": type(coder).from_config({**coder.get_config(), **kwargs})}
     layer = getattr(layers, name)(**arguments, **kwargs)
     layer(**symbols(inputs))  # builds it
     numbers = np.random.default_rng(1)
@@ -143,7 +150,7 @@ def test_config_round_trip(name):
     assert copy.get_config() == config
     for key, value in EXAMPLES[name][0].items():
         assert key in config
-        if key != "quantizers":  # objects, which are equal by their config
+        if key not in ("quantizers", "coder"):  # layers, which are equal by their config
             assert getattr(copy, key) == value
 
 

@@ -6,7 +6,15 @@ import pytest
 from keras import ops
 
 from keras_mmai import VAE, VQVAE
-from keras_mmai.layers import ResidualQuantizer, SEANetDecoder, SEANetEncoder, VectorQuantizer
+from keras_mmai.layers import (
+    ConvDecoder,
+    ConvEncoder,
+    Framewise,
+    ResidualQuantizer,
+    SEANetDecoder,
+    SEANetEncoder,
+    VectorQuantizer,
+)
 from keras_mmai.tokenizers import SpectralLoss, Stream
 
 SIZES = dict(filters=(4, 6), num_residual_layers=1, residual_filters=4)
@@ -32,6 +40,12 @@ def video(cls=VQVAE, frames=9, **kwargs):
     return cls((frames, 8, 8, 1), strides=[(2, 2, 2), (2, 2, 2)], causal=True, **out, **SIZES, **kwargs)
 
 
+def frames(encoder=None, decoder=None):
+    """A tokenizer of each frame of a video by itself."""
+    encoder, decoder = encoder or ConvEncoder(output_dim=6, **SIZES), decoder or ConvDecoder(output_dim=1, **SIZES)
+    return VAE((6, 8, 8, 1), latent_dim=3, causal=True, encoder=Framewise(encoder), decoder=Framewise(decoder))
+
+
 MODELS = {
     "audio": lambda: seanet(),
     "audio patches": lambda: seanet(sizes=dict(strides=(2,), patch_size=4)),
@@ -41,6 +55,7 @@ MODELS = {
     "video": lambda: video(),
     "video vae": lambda: video(VAE),
     "video without a first frame": lambda: video(frames=8),
+    "frames": lambda: frames(),
 }
 
 
@@ -65,7 +80,7 @@ def test_shapes(model):
         tokens = model.encode(x, tokens=kind)
         assert tuple(tokens.shape[1:]) == (model.token_shape if kind == "codes" else model.latent_shape)
         assert tuple(model.decode(tokens).shape) == x.shape
-    assert model.latent_shape[0] == {64: 8, 9: 3, 8: 2}[model.input_shape[0]]
+    assert model.latent_shape[0] == {64: 8, 9: 3, 8: 2, 6: 6}[model.input_shape[0]]
 
 
 def test_the_future_changes_nothing_before_it(model):
@@ -117,6 +132,24 @@ def test_chunks_equal_the_whole(model, chunks):
         whole = numbers(model.encode(x, tokens=kind))
         np.testing.assert_allclose(np.concatenate(tokens, 1), whole, atol=1e-5)
         np.testing.assert_allclose(np.concatenate(decoded, 1), numbers(model.decode(whole)), atol=1e-5)
+
+
+def test_frames_are_those_of_the_images_tokenizer(tmp_path):
+    images = VAE((8, 8, 1), latent_dim=3, **SIZES)
+    x = signals((6, 8, 8, 1))
+    images(x[0], training=True)  # statistics of the latents
+    model = frames(images.encoder, images.decoder)
+    model.standardize.set_weights(images.standardize.get_weights())
+    model.save(tmp_path / "frames.keras")
+    for tokenizer in (model, keras.models.load_model(tmp_path / "frames.keras")):
+        tokens = tokenizer.encode(x)
+        np.testing.assert_allclose(numbers(tokens)[1], numbers(images.encode(x[1])), atol=1e-5)
+        np.testing.assert_allclose(numbers(tokenizer.decode(tokens))[1], numbers(images.reconstruct(x[1])), atol=1e-5)
+
+
+def test_frames_have_no_time():
+    with pytest.raises(ValueError, match="give it `causal=False`"):
+        Framewise(ConvEncoder(output_dim=6, causal=True, **SIZES))
 
 
 def test_without_causality_the_future_is_seen():
