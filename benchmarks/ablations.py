@@ -5,12 +5,11 @@
 On the data and the tokenizers of examples/any_to_any.py (its generator.keras): at least 1,500 steps of 32 examples, in
 whole epochs, by Muon; then the share of its test digits that judges of real signals name as what was given, for each of
 the nine tasks that want one modality, and the share of triples made of nothing in which all three agree, made at once
-or the word first. It is no short run of that example: task weights are the default, nothing guides, and letters have
-the plain sampler. Changed are
+or the word first. It is no short run of that example: tasks are equally frequent, nothing guides, and letters have the
+plain sampler. Changed are
 
 * which tokens are diffused how: image latents by flow and sound codes and letters by masks (the default), all masked
   (the image's codes), or all by flow (the sound's latents, letters as one-hot vectors);
-* tasks: half of the examples generate all three (the default), or no more than of any other task;
 * roles: all of the generated modalities at one noise level in three examples of four, in all or in none; or no roles:
   each modality always has a noise level of its own, and what is neither given nor wanted is generated with the rest and
   dropped (there is no word first);
@@ -78,7 +77,8 @@ ROWS = {
     "all continuous": {"tokens": "latents"},
     "one noise level": {"independent_times": 0.0},
     "independent noise levels": {"independent_times": 1.0},
-    "tasks alike": {"task_weights": {JOINT: 1.0}},
+    "half make everything": {"task_weights": {JOINT: 18.0}},
+    "half make everything, independent noise levels": {"task_weights": {JOINT: 18.0}, "independent_times": 1.0},
     "no roles": {"roles": False},
     "embeddings of noise levels apart": {"times_apart": True},
     "separate streams": {"streams": "separate"},

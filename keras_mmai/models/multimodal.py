@@ -43,8 +43,7 @@ class MultimodalDiffusionTransformer(TrainingModel):
         modalities: list of `Modality`.
         network: a `MultimodalDiT` of them; None is one of the default size.
         tasks: dict of (given, wanted) by name, tuples of names, that are trained and exported; None is `fillings`: all.
-        task_weights: dict of float by name of a task: how often it is drawn, in proportion. Those left out have 1, but
-            those that generate everything have together as much as all others: everything learns from them.
+        task_weights: dict of float by name of a task: how often it is drawn, in proportion; those left out have 1.
         independent_times: float in [0, 1], the share of examples whose generated modalities have times of their own;
             else they share one number u, of which `times` of each process makes its noise level.
         partly_known: float in [0, 1], the share of examples in which some tokens of what is generated are known, at

@@ -56,15 +56,6 @@ def checked_tasks(tasks, modalities):
     return checked
 
 
-def all_weights(tasks, task_weights):
-    """The weight of each task, in order. Of those that are left out in `task_weights` the ones that generate all that
-    any task wants, from which all of it learns, have together as much as all others; each of the others has 1."""
-    everything = {name for _, want in tasks.values() for name in want}
-    widest = [name for name, (_, want) in tasks.items() if set(want) == everything and name not in task_weights]
-    others = sum(task_weights.get(name, 1.0) for name in tasks if name not in widest)
-    return [(others or 1.0) / len(widest) if name in widest else task_weights.get(name, 1.0) for name in tasks]
-
-
 class Draws:
     """What each example of a training batch draws: its task, the noise levels, and the tokens that are known.
 
@@ -78,7 +69,7 @@ class Draws:
             if not 0 <= share <= 1:
                 raise ValueError(f"`{argument}` is a share in [0, 1]. Received: {share}")
         unknown = sorted(set(task_weights) - set(tasks))
-        weights = all_weights(tasks, task_weights)
+        weights = [task_weights.get(name, 1.0) for name in tasks]
         if unknown or not np.isfinite(weights).all() or min(weights) < 0 or not sum(weights):
             raise ValueError(
                 "`task_weights` are finite, by name of `tasks`, none of them negative, and not all 0. Received: "
