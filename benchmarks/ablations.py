@@ -10,6 +10,7 @@ plain sampler. Changed are
 
 * which tokens are diffused how: image latents by flow and sound codes and letters by masks (the default), all masked
   (the image's codes), or all by flow (the sound's latents, letters as one-hot vectors);
+* tasks: drawn alike (the default), or half of the examples generate all three;
 * roles: all of the generated modalities at one noise level in three examples of four, in all or in none; or no roles:
   each modality always has a noise level of its own, and what is neither given nor wanted is generated with the rest and
   dropped (there is no word first);
@@ -78,7 +79,6 @@ ROWS = {
     "one noise level": {"independent_times": 0.0},
     "independent noise levels": {"independent_times": 1.0},
     "half make everything": {"task_weights": {JOINT: 18.0}},
-    "half make everything, independent noise levels": {"task_weights": {JOINT: 18.0}, "independent_times": 1.0},
     "no roles": {"roles": False},
     "embeddings of noise levels apart": {"times_apart": True},
     "separate streams": {"streams": "separate"},
