@@ -20,8 +20,6 @@ def peer(batch):
     from torch import nn
     from torch.nn import functional as F
 
-    torch.set_default_device("cuda" if torch.cuda.is_available() else "cpu")
-
     class Block(nn.Module):
         def __init__(self, d, heads):
             super().__init__()
@@ -88,7 +86,7 @@ def peer(batch):
             t = torch.full((2 * batch,), 1 - i / STEPS)
             cond, null = network(torch.cat([z, z]), t, labels).chunk(2)
             z = z - (null + 1.5 * (cond - null)) / STEPS
-        return z.cpu().numpy()
+        return z.numpy()
 
     return {"train": train, "sample": sample}
 
