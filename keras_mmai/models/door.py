@@ -33,6 +33,13 @@ class Door:
             if name not in learned:
                 raise ValueError(f"No task has {name!r} {role}: it was not learned. The tasks: {self.tasks}")
 
+    def check_order(self, given, want):
+        """What `order` puts before the wanted modalities is learned; it is returned."""
+        before = self.made_before(given, want)
+        self.check_learned([name for name in before if name not in want], 1, "generated, as `order` asks for")
+        self.check_learned(before, 0, "given, as `order` asks for")
+        return before
+
     @staticmethod
     def not_empty(given):
         if not given:
@@ -62,9 +69,9 @@ class Door:
         if steps is not None and steps < 1:
             raise ValueError(f"`steps` must be at least 1. Received: {steps}")
         self.check_learned(want, 1, "wanted")
-        before = self.made_before(want)
-        self.check_learned([*(name for name in given if name not in want), *before], 0, "given")
-        scales = self._scales(guidance, [*(name for name in given if name not in want), *before])
+        conditions = [name for name in given if name not in want]
+        self.check_learned(conditions, 0, "given")
+        scales = self._scales(guidance, [*conditions, *self.check_order(given, want)])
         inputs, rows = self.inputs(given, present, num_samples, seed)
         if known:
             inputs["known"] = {name: self._known(name, flags, rows) for name, flags in known.items()}

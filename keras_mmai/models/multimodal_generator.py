@@ -28,9 +28,9 @@ class MultimodalGenerator(Servable, keras.Model):
             `Euler`; what is left out has `MaskedAncestral()` or `Euler()`.
         num_steps: int, steps of the samplers, for each group of `order`.
         guidance: dict of float by modality, the scale of classifier-free guidance by it where it is given; 1 is none.
-        order: list of names, or of tuples of names: of several wanted modalities those named first are generated first,
-            and the others given these, so that guidance by them holds, too; what is not named comes last. None: all at
-            once.
+        order: list of names, or of tuples of names, of what is generated first, in turn, unless it is given: the others
+            are generated given these, so that guidance by them holds, too; what is not named comes last. What was not
+            wanted is dropped, so a sound can be made of an image by the word for both. None: all at once.
         unseen: names of modalities that no training example had: they can't be asked for, nor given.
 
     Raises:
@@ -71,8 +71,8 @@ class MultimodalGenerator(Servable, keras.Model):
         self._door.check_names(named, "order")
         if len(set(named)) < len(named):
             raise ValueError(f"`order` names each modality once. Received: {order}")
-        for _, want in self.tasks.values():
-            self._door.check_learned(self.made_before(want), 0, "given, as `order` asks for")
+        for given, want in self.tasks.values():
+            self._door.check_order(given, want)
         for name, sampler in self.samplers.items():
             masked = self._by_name[name].tokens == "codes"
             if not isinstance(sampler, Sampler) or isinstance(sampler, MaskedSampler) != masked:
@@ -94,18 +94,20 @@ class MultimodalGenerator(Servable, keras.Model):
         default = MaskedAncestral() if self._by_name[name].tokens == "codes" else Euler()
         return self.samplers.get(name, default)
 
-    def groups(self, want):
-        """The wanted names in tuples that are generated together, in turn: see `order`."""
-        groups, rest = [], list(want)
+    def groups(self, given, want):
+        """The names that are generated, in tuples of those generated together, in turn: see `order`."""
+        groups, left = [], set(want)
         for names in self.order:
-            group = tuple(name for name in rest if name in ([names] if isinstance(names, str) else names))
-            groups.append(group)
-            rest = [name for name in rest if name not in group]
-        return [group for group in (*groups, tuple(rest)) if group]
+            names = [names] if isinstance(names, str) else names
+            made = [m.name for m in self.modalities if m.name in names and not m.adaln]
+            if left:  # else nothing that is wanted comes after it
+                groups.append(tuple(name for name in made if name in want or name not in given))
+            left -= set(made)
+        return tuple(group for group in (*groups, tuple(name for name in want if name in left)) if group)
 
-    def made_before(self, want):
-        """Those of the wanted names of which others are made."""
-        return [name for group in self.groups(want)[:-1] for name in group]
+    def made_before(self, given, want):
+        """Those of which others are made."""
+        return [name for group in self.groups(given, want)[:-1] for name in group]
 
     # What users call, with signals of the host
 
@@ -167,7 +169,8 @@ class MultimodalGenerator(Servable, keras.Model):
     ):
         """A `Fill` and what it takes."""
         want, inputs = self._door.filling(given, want, known, present, num_samples, steps, guidance, seed)
-        return self._program(kind, want, self.num_steps if steps is None else steps), inputs
+        groups = self.groups(inputs["given"], want)
+        return self._program(kind, want, groups, self.num_steps if steps is None else steps), inputs
 
     def decode(self, tokens, batch_size=100, verbose=0):
         """Tokens of the host, a dict (n, ...) by modality, to signals, as `generate` gives them."""
@@ -309,8 +312,8 @@ class MultimodalGenerator(Servable, keras.Model):
             arguments, encoders = {"seed": ((2,), "int32")}, {}
             for name in given:
                 encoders[name], arguments[name] = self._by_name[name].serving("encode")
-            fill = Fill(self, want, self.num_steps)
-            guides = (*given, *self.made_before(want))
+            fill = Fill(self, want, self.groups(given, want), self.num_steps)
+            guides = (*given, *self.made_before(given, want))
 
             def run(seed, _fill=fill, _encoders=encoders, _guides=guides, **signals):
                 inputs = {"seed": seed, "given": {name: encode(signals[name]) for name, encode in _encoders.items()}}

@@ -130,13 +130,13 @@ class Attention(Program):
 
 
 class Fill(Program):
-    """Noise to the wanted modalities: one loop for each group of them that is generated together."""
+    """Noise to modalities, of which the wanted ones are returned: a loop for each group that is generated together."""
 
-    def __init__(self, generator, want, num_steps):
+    def __init__(self, generator, want, groups, num_steps):
         super().__init__(generator)
         self.want = want
-        self.groups = generator.groups(want)
-        self.samplers = {name: generator.sampler_of(name) for name in want}
+        self.groups = groups
+        self.samplers = {name: generator.sampler_of(name) for group in groups for name in group}
         self.steps = uniform_times(num_steps)
 
     def call(self, inputs):

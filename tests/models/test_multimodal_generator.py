@@ -150,8 +150,8 @@ def test_conditions_are_only_given():
 def test_an_order_is_one_question_after_the_other():
     together = make().generator(num_steps=3, guidance={"word": 2.0})
     ordered = make().generator(num_steps=3, guidance={"word": 2.0}, order=["word", ("picture",)])
-    assert ordered.groups(("picture", "word", "sound")) == [("word",), ("picture",), ("sound",)]
-    assert together.groups(("picture", "word")) == [("picture", "word")]
+    assert ordered.groups((), ("picture", "word", "sound")) == (("word",), ("picture",), ("sound",))
+    assert together.groups((), ("picture", "word")) == (("picture", "word"),)
     made = ordered.generate(num_samples=3, seed=2)
     word = together.generate(want=["word"], num_samples=3, seed=2)
     picture = together.generate(word, ["picture"], seed=2)
@@ -161,6 +161,23 @@ def test_an_order_is_one_question_after_the_other():
     steps = ordered.trajectory(num_samples=3, seed=2)
     for name, x in made.items():
         np.testing.assert_allclose(steps[name][-1], x, atol=1e-5, err_msg=name)
+
+
+def test_what_comes_first_in_the_order_is_made_unasked():
+    together = make().generator(num_steps=3, guidance={"word": 2.0})
+    ordered = make().generator(num_steps=3, guidance={"word": 2.0}, order=["word", "picture"])
+    sound = {"sound": batch_of(3)["sound"]}
+    made = ordered.generate(sound, ["picture"], seed=2)
+    assert set(made) == {"picture"}
+    word = together.generate(sound, ["word"], seed=2)
+    expected = together.generate({**sound, **word}, ["picture"], seed=2)
+    np.testing.assert_allclose(made["picture"], expected["picture"], atol=1e-5)
+    steps = ordered.trajectory(sound, ["picture"], seed=2)
+    assert set(steps) == {"picture"}
+    np.testing.assert_allclose(steps["picture"][-1], made["picture"], atol=1e-5)
+    # neither what is given, nor what nothing that is wanted comes after
+    assert ordered.groups(("word",), ("sound",)) == (("picture",), ("sound",))
+    assert ordered.groups(("sound",), ("word",)) == (("word",),)
 
 
 def test_what_comes_later_in_the_order_tells_what_of_it_is_known():
@@ -226,6 +243,8 @@ def test_an_order_is_saved_compiled_and_exported(tmp_path):
 def test_an_order_is_of_modalities():
     with pytest.raises(ValueError, match="given, as `order` asks for"):
         make({"all": ((), ("picture", "word"))}).generator(order=["word"])
+    with pytest.raises(ValueError, match="generated, as `order` asks for"):
+        make({"given": (("word",), ("picture",)), "all": ((), ("picture",))}).generator(order=["word"])
     with pytest.raises(ValueError, match="`order`: the modalities are"):
         make().generator(order=["smell"])
     with pytest.raises(ValueError, match="each modality once"):
