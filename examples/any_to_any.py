@@ -82,7 +82,7 @@ judges = {
 }
 judges["word"] = lambda words: np.array([WORDS.index(word) if word in WORDS else -1 for word in words])
 recipe.lap("judges")
-# of all three the word is made first, one letter after the other, and the others are made of it
+# unless it is given, the word is made first, one letter after the other, asked for or not: the others are made of it
 samplers = {"word": MaskGIT(randomness=20.0)}
 guidance = {"image": 1.5, "sound": 1.5, "word": 1.5}
 generator = model.generator(samplers, num_steps=16, guidance=guidance, order=["word"])
