@@ -153,7 +153,7 @@ class Framewise(keras.layers.Layer):
     """An encoder or decoder of images at work on each frame of a video: (b, t, *s, c) -> (b, t, *s', c').
 
     What is in a frame's latents depends on that frame alone (as in Latte, Ma et al. 2024), so a tokenizer of such
-    coders is causal. It costs a third of convolutions over time, or less.
+    coders is causal. A convolution has a third of the multiplications of one that sees 3 frames.
 
         VAE((16, 32, 32, 1), encoder=Framewise(ConvEncoder((32, 64), 8)), decoder=Framewise(ConvDecoder((32, 64), 1)),
             causal=True)

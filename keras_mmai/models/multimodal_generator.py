@@ -98,11 +98,11 @@ class MultimodalGenerator(Servable, keras.Model):
         """The names that are generated, in tuples of those generated together, in turn: see `order`."""
         groups, left = [], set(want)
         for names in self.order:
-            names = [names] if isinstance(names, str) else names
-            made = [m.name for m in self.modalities if m.name in names and not m.adaln]
-            if left:  # else nothing that is wanted comes after it
-                groups.append(tuple(name for name in made if name in want or name not in given))
-            left -= set(made)
+            names = {names} if isinstance(names, str) else set(names)
+            # where nothing that is wanted comes after it, only what is wanted itself
+            asked = set(want) if left <= names else {m.name for m in self.modalities if not m.adaln} - set(given)
+            groups.append(tuple(m.name for m in self.modalities if m.name in names & (asked | left)))
+            left -= names
         return tuple(group for group in (*groups, tuple(name for name in want if name in left)) if group)
 
     def made_before(self, given, want):

@@ -178,6 +178,8 @@ def test_what_comes_first_in_the_order_is_made_unasked():
     # neither what is given, nor what nothing that is wanted comes after
     assert ordered.groups(("word",), ("sound",)) == (("picture",), ("sound",))
     assert ordered.groups(("sound",), ("word",)) == (("word",),)
+    pairs = make().generator(order=[("word", "picture")])
+    assert pairs.groups((), ("picture",)) == (("picture",),) and pairs.groups((), ("sound",))[0] == ("picture", "word")
 
 
 def test_what_comes_later_in_the_order_tells_what_of_it_is_known():
@@ -224,7 +226,7 @@ def test_known_and_present_hold_together_in_an_order():
 
 @pytest.mark.slow
 def test_an_order_is_saved_compiled_and_exported(tmp_path):
-    model = make()
+    model = make({**TASKS, "sound_to_picture": (("sound",), ("picture",))})
     model.compile("adam", jit_compile=keras.backend.backend() != "torch")
     generator = model.generator(num_steps=2, order=["word"], guidance={"word": 2.0})
     made = generator.generate(num_samples=2, seed=4)
@@ -238,6 +240,12 @@ def test_an_order_is_saved_compiled_and_exported(tmp_path):
     for name, x in made.items():
         for other in (eager[name], again[name], steps[name][-1], served[name].numpy()):
             np.testing.assert_allclose(other, x, atol=1e-4, err_msg=name)
+    sound = batch_of(2)["sound"]  # of which the word is made, and of both the picture
+    served = tf.saved_model.load(str(tmp_path / "served" / "1")).signatures["sound_to_picture"]
+    served = served(seed=tf.constant([[4, 0], [4, 1]]), sound=tf.constant(sound))
+    assert set(served) == {"picture"}
+    made = generator.generate({"sound": sound}, ["picture"], seed=4)["picture"]
+    np.testing.assert_allclose(served["picture"].numpy(), made, atol=1e-4)
 
 
 def test_an_order_is_of_modalities():
