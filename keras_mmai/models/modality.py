@@ -14,7 +14,7 @@ from keras_mmai.tokenizers import LabelTokenizer, LosslessTokenizer, PassThrough
 from keras_mmai.training import freeze
 
 # what a batch, a signature or a progress bar calls otherwise
-RESERVED = ("present", "task", "t", "noise", "seed", "loss", "gradient_norm", "skipped_steps")
+RESERVED = ("present", "known", "task", "t", "noise", "seed", "loss", "gradient_norm", "skipped_steps")
 
 
 class Tokens(np.ndarray):

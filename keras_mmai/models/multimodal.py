@@ -13,8 +13,8 @@ from keras_mmai.models.tasks import ABSENT, GENERATED, Draws, checked_tasks
 from keras_mmai.serialization import register
 from keras_mmai.training import TrainingModel
 
-BATCH_KEYS = {"present", "task", "t", "noise"}
-DICTS = ("present", "t", "noise")
+BATCH_KEYS = {"present", "known", "task", "t", "noise"}
+DICTS = ("present", "known", "t", "noise")
 
 
 @register
@@ -31,6 +31,8 @@ class MultimodalDiffusionTransformer(TrainingModel):
       computes the tokens, once; of a tf.data.Dataset the tokenizers with weights do in every step, and texts must be
       tokens;
     * "present": a dict of bool (b,), or (b, *grid) for each token, by name: what an example has. Without, all is;
+    * "known": a dict of bool (b, *grid), by name: which tokens are known where their modality is generated, as in
+      `MultimodalGenerator.generate`. Of a modality that is not in it they are drawn (`partly_known`);
     * "task" (b,) int32, the place in `tasks`; "t" and "noise", dicts by name of (b,) and of the shape of the tokens,
       Gaussian for latents and uniform in [0, 1) for ids. They are drawn if they are absent; with "t" given, every token
       has that noise level.
@@ -173,11 +175,15 @@ class MultimodalDiffusionTransformer(TrainingModel):
     def _present(self, modality, x, batch):
         """Which tokens an example really has: (b, n) bool."""
         flags = x.get("present", {}).get(modality.name)
-        space = self.network.spaces[modality.name]
         if flags is None:
-            return ops.ones((batch, space.num_tokens), dtype="bool")
-        flags = space.flags(flags, f"'present' of {modality.name!r}")
-        return ops.broadcast_to(flags, (batch, space.num_tokens))
+            return ops.ones((batch, self.network.spaces[modality.name].num_tokens), dtype="bool")
+        return self._flags("present", modality.name, flags)
+
+    def _flags(self, key, name, flags):
+        """Flags of rows or tokens in a batch, checked: (b, n) bool."""
+        space = self.network.spaces[name]
+        flags = space.flags(flags, f"{key!r} of {name!r}")
+        return ops.broadcast_to(flags, (ops.shape(flags)[0], space.num_tokens))
 
     def _times_and_known(self, generable, wanted, x, batch):
         """The noise level of each modality, 0 where it is not generated, and the tokens of some that are known."""
@@ -187,6 +193,9 @@ class MultimodalDiffusionTransformer(TrainingModel):
             levels = self._draws.times(generable, batch)
             lengths = {m.name: self.network.spaces[m.name].num_tokens for m in generable if self.partly_known}
             known = {name: self._draws.known(n, wanted[name]) for name, n in lengths.items() if n > 1}
+        for name, flags in x.get("known", {}).items():
+            if name in wanted:
+                known[name] = ops.logical_and(self._flags("known", name, flags), wanted[name][:, None])
         return {name: ops.where(flags, levels[name], 0.0) for name, flags in wanted.items()}, known
 
     def _noise(self, modality, x, tokens):
@@ -214,7 +223,7 @@ class MultimodalDiffusionTransformer(TrainingModel):
 
         Raises:
             ValueError: on a name that is no modality, signals that their tokenizer does not take, rows of different
-                number, or "present" and "task" of another form.
+                number, or "present", "known" and "task" of another form.
         """
         self._check_keys(data)
         names = {m.name: m for m in self.modalities}
@@ -245,8 +254,9 @@ class MultimodalDiffusionTransformer(TrainingModel):
                 raise ValueError(f"The modalities are {sorted(names)}. Received: {sorted(keys - set(names))}{where}")
 
     def _check_others(self, others):
-        for name, flags in others.get("present", {}).items():
-            self.network.spaces[name].flags(np.asarray(flags), f"'present' of {name!r}")
+        for key in ("present", "known"):
+            for name, flags in others.get(key, {}).items():
+                self._flags(key, name, np.asarray(flags))
         task = np.asarray(others.get("task", 0))
         if task.dtype.kind not in "iu" or (task.size and not 0 <= task.min() <= task.max() < len(self.tasks)):
             raise ValueError(f"'task' is of ints in 0..{len(self.tasks) - 1}. Received: {task!r:.100}")

@@ -92,6 +92,27 @@ def test_some_tokens_are_known():
     assert numpy(none["sound"]["wanted"]).all()
 
 
+def test_which_tokens_are_known_may_be_said():
+    """Of what is generated; of other modalities it is drawn, and where a modality is given it changes nothing."""
+    model = make(partly_known=0.0)
+    flags = np.random.RandomState(0).uniform(size=(8, *model.network.spaces["picture"].grid)) < 0.5
+    batch = batch_of(8, given=True)
+    places = {name: np.full(8, list(TASKS).index(name), "int32") for name in TASKS}
+    out = model(tensors({**batch, "known": {"picture": flags}, "task": places["all"]}))
+    np.testing.assert_array_equal(numpy(out["picture"]["wanted"]), ~flags.reshape(8, -1))
+    assert numpy(out["word"]["wanted"]).all()
+    # what is known is clean: other noise at its place changes nothing
+    other = {**batch, "noise": dict(batch["noise"])}
+    spread = numpy(model.network.spaces["picture"].spread(ops.convert_to_tensor(flags)))
+    other["noise"]["picture"] = np.where(spread, 9.0, batch["noise"]["picture"]).astype("float32")
+    again = model(tensors({**other, "known": {"picture": flags}, "task": places["all"]}))
+    np.testing.assert_array_equal(numpy(again["picture"]["output"]), numpy(out["picture"]["output"]))
+    given = next(name for name, (given, _) in TASKS.items() if "picture" in given)
+    plain, told = (model(tensors({**x, "task": places[given]})) for x in (batch, {**batch, "known": {"picture": flags}}))
+    for name in plain:
+        np.testing.assert_array_equal(numpy(told[name]["output"]), numpy(plain[name]["output"]))
+
+
 def test_times_are_those_of_the_process():
     late = GaussianDiffusion(times=LogitNormalTimes(3.0, 0.1))
     mods = [Modality("x", PassThrough((4, 2)), process=late), Modality("y", PassThrough((3,), 5))]
