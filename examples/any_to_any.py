@@ -10,7 +10,7 @@ needed. Writes report.json, a matrix of pictures, WAV files and the generator.
     python examples/any_to_any.py --full audio_run/codec.keras --steps 13000 --output full_out
 
 The larger size has MNIST's 60,000 digits, and six voices that say them, both of the prepared folder that TFDS_DATA_DIR
-names. With `--heard .2` a fifth of the training examples have a sound.
+names. With `--heard .2` only a fifth of the training examples have a sound; they come twice as often as the others.
 """
 
 import pathlib
@@ -21,7 +21,7 @@ from recipe import RATE, WORDS, Recipe, digit_signals, spoken_digit_signals, war
 
 import keras_mmai
 from keras_mmai import Modality, metrics, visualization
-from keras_mmai.data import ArrayDataset, load_mnist, write_wav
+from keras_mmai.data import ArrayDataset, load_mnist, mix, write_wav
 from keras_mmai.diffusion import MaskGIT
 from keras_mmai.layers import ResidualQuantizer, SEANetDecoder, SEANetEncoder, VectorQuantizer
 from keras_mmai.tokenizers import CharacterTokenizer, SpectralLoss
@@ -71,8 +71,11 @@ often = dict.fromkeys(["image_to_word", "image_to_sound", "image_to_sound_word"]
 often |= dict.fromkeys(["word_to_image", "sound_to_image", "sound_word_to_image"], 2.0)
 often |= dict.fromkeys(["word_to_image_sound", "sound_to_image_word"], 2.0)
 model = keras_mmai.MultimodalDiffusionTransformer(modalities, network, task_weights=often, ema_decays=(0.995,))
-heard = np.random.RandomState(0).uniform(size=len(train_labels)) < recipe.arguments.heard
-tokens = model.precompute({**train, "present": {"sound": heard}}, verbose=0)
+tokens = model.precompute(train, verbose=0)
+if recipe.arguments.heard < 1:
+    heard = np.random.RandomState(0).uniform(size=len(train_labels)) < recipe.arguments.heard
+    silent = {name: tokens[name][~heard] for name in ("image", "word")}
+    tokens = mix([({name: x[heard] for name, x in tokens.items()}, 2.0), (silent, 1.0)])
 recipe.lap("tokens")
 recipe.fit(model, tokens, peak=5e-3)
 
