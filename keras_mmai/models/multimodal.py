@@ -35,7 +35,7 @@ class MultimodalDiffusionTransformer(TrainingModel):
       `MultimodalGenerator.generate`. Of a modality that is not in it they are drawn (`partly_known`);
     * "task" (b,) int32, the place in `tasks`; "t" and "noise", dicts by name of (b,) and of the shape of the tokens,
       Gaussian for latents and uniform in [0, 1) for ids. They are drawn if they are absent; with "t" given, every token
-      has that noise level.
+      that is not in "known" has that noise level.
 
     The losses are named as the modalities that tasks of a weight above 0 want: their `weight` times the mean of the
     process's loss over the examples that generate it; with a `sample_weight`, the mean by these weights, times the mean
