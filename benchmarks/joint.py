@@ -126,27 +126,6 @@ def speed(args):
         print(f"{name:11} {seconds * 1000:8.1f} ms   peer/ours {ratio:5.2f}")
 
 
-def distances(generator, test, train, judges):
-    """Frechet distances in the judges' features to training signals: of what is generated with the others and from
-    them, and of real test signals."""
-
-    from keras_mmai import metrics
-
-    count, found = len(test["word"]), {}
-    joint = generator.generate({}, list(test), num_samples=count, seed=1)
-    for name in ("image", "sound"):
-        others = {key: x for key, x in test.items() if key != name}
-        signals = {
-            "joint": joint[name],
-            "from the others": generator.generate(others, [name], seed=1)[name],
-            "real": test[name],
-        }
-        features = judges[name].features
-        known = features(train[name][: 2 * count])
-        found[name] = {key: float(metrics.frechet_distance(features(x), known)) for key, x in signals.items()}
-    return found
-
-
 def vaes(args):
     import digits
     import keras
@@ -169,6 +148,7 @@ def vaes(args):
     tokens = {m.name: m.encode(train[m.name]) for m in modalities}
     judges = digits.judges(train, train_labels, epochs)
     judged = (test, labels, judges)
+    reference = {name: train[name][: 2 * num_test] for name in ("image", "sound")}
     report = {"image": "pixels" if args.pixels else "latents", "models": {}}
 
     def add(name, row, found):
@@ -181,17 +161,13 @@ def vaes(args):
         vae = JointVAE(name, modalities)
         row = vae.fit(tokens, args.seconds, args.epochs)
         row["parameters"] = sum(p.numel() for p in vae.model.parameters())
-        found = metrics.coherence(vae, *judged, num_joint=num_test)
-        row["Frechet distance"] = distances(vae, test, train, judges)
+        found = metrics.coherence(vae, *judged, reference=reference)
         vae.fit_mixture()
         joint = {task: want for task, want in vae.tasks.items() if not want[0]}
-        of_mixture = distances(vae, test, train, judges)
-        for key, row_of in row["Frechet distance"].items():
-            row_of["joint of mixture"] = of_mixture[key]["joint"]
-        found["joint of mixture"] = metrics.coherence(vae, *judged, joint, num_joint=num_test)["joint"]
+        of_mixture = metrics.coherence(vae, *judged, joint, reference=reference)
+        found |= {f"{key} of mixture": of_mixture[key] for key in ("joint", "frechet_distance")}
         add(name, row, found)
-    found = metrics.coherence(generator, *judged, num_joint=num_test)
-    add("ours", {"Frechet distance": distances(generator, test, train, judges)}, found)
+    add("ours", {}, metrics.coherence(generator, *judged, reference=reference))
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "report.json").write_text(json.dumps(report, indent=1))
     for name, row in report["models"].items():

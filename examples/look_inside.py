@@ -16,7 +16,6 @@ import numpy as np
 from recipe import digit_signals
 
 from keras_mmai import inspection
-from keras_mmai.data import load_mnist
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("generator", type=pathlib.Path, help="generator.keras of examples/any_to_any.py")
@@ -26,9 +25,8 @@ args = parser.parse_args()
 args.output.mkdir(parents=True, exist_ok=True)
 generator = keras.models.load_model(args.generator)
 count = 10 if args.smoke else 300
-digits = {name: values[:count] for name, values in load_mnist()["test"].items()}
-signals = digit_signals(digits, seed=1)
-half = np.where(np.arange(28)[:, None, None] < 14, digits["images"], -1.0).astype("float32")
+signals = {name: x[:count] for name, x in digit_signals()[1][0].items()}
+half = np.where(np.arange(28)[:, None, None] < 14, signals["image"], -1.0).astype("float32")
 pair = {name: signals[name] for name in ("image", "word")}
 
 found = {

@@ -15,11 +15,15 @@ WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 RATE = 8000
 
 
-def digit_signals(digits, seed):
-    """Image, sound (the tones of a telephone key, of its own in each row) and word of digits of `load_mnist`."""
-    labels = digits["labels"]
-    sounds = dial_tones(labels, 2048, RATE, seed=seed)
-    return {"image": digits["images"], "sound": sounds, "word": [WORDS[label] for label in labels]}
+def digit_signals():
+    """Image, sound (the tones of a telephone key, of its own in each row) and word of the training and the test digits
+    of `load_mnist`. Two pairs of signals and labels."""
+    parts = []
+    for seed, digits in enumerate(load_mnist().values()):
+        labels = digits["labels"]
+        sounds = dial_tones(labels, 2048, RATE, seed=seed)
+        parts.append(({"image": digits["images"], "sound": sounds, "word": [WORDS[n] for n in labels]}, labels))
+    return parts
 
 
 def spoken_digit_signals(num_samples, count=None):

@@ -55,19 +55,12 @@ features = judges["digit"].features
 reference = features(train["waveforms"])  # which the judge has learned
 
 
-def entropy(voices):
-    """Of the speakers in 0..5, over that of six equally frequent ones."""
-    counts = np.bincount(voices)
-    p = counts[counts > 0] / len(voices)
-    return float(np.sum(p * np.log(1 / p)) / np.log(6))
-
-
 def judged(waveforms, labels):
     heard, voices = judges["digit"](waveforms), judges["voice"](waveforms)
-    within = np.mean([entropy(voices[labels == digit]) for digit in range(10)])
+    within = np.mean([metrics.class_entropy(voices[labels == digit], 6) for digit in range(10)])
     return {
         "digits understood": float(np.mean(heard == labels)),
-        "entropy of voices": entropy(voices),
+        "entropy of voices": metrics.class_entropy(voices, 6),
         "entropy of voices within a digit": float(within),
         "Frechet distance": metrics.frechet_distance(features(waveforms[: len(test["labels"])]), reference),
     }

@@ -21,8 +21,9 @@ def test_any_to_any(tmp_path):
     report, _ = smoke("any_to_any.py", tmp_path)
     assert len(report["conditional"]) == 2 and len(report["joint"]) == 1
     assert report["ceiling"]["word"] == 1.0 and report["ceiling"]["image"] > 0.5
-    assert report["conditional_over_ceiling"] >= 0 and 0 <= report["valid words"] <= 1
-    assert all(0 < d["real"] < d["generated"] for d in report["Frechet distance"].values())
+    assert report["conditional_over_ceiling"] >= 0 and 0 <= report["valid"]["image_sound_word"]["word"] <= 1
+    distances = report["frechet_distance"]
+    assert all(0 < distances["real"][name] < x for name, x in distances["image_sound_word"].items())
     for name in ("images.png", "matrix.png", "seven.wav", "generator.keras"):
         assert (tmp_path / name).stat().st_size > 1000
     look = [sys.executable, EXAMPLES / "look_inside.py", tmp_path / "generator.keras", "--smoke", "--output", tmp_path]
@@ -53,7 +54,8 @@ def test_any_to_any_of_spoken_digits(tmp_path, spoken):
     report, _ = smoke("any_to_any.py", tmp_path, TFDS_DATA_DIR=folder, arguments=("--full", codec, "--heard", "0.2"))
     assert len(report["conditional"]) == 2 and len(report["joint"]) == 1
     assert report["arguments"]["heard"] == 0.2 and report["arguments"]["full"] == str(codec)
-    assert 0 < report["Frechet distance"]["sound"]["real"] < report["Frechet distance"]["sound"]["generated"]
+    distances = report["frechet_distance"]
+    assert 0 < distances["real"]["sound"] < distances["image_sound_word"]["sound"]
     assert (tmp_path / "matrix.png").stat().st_size > 1000
 
 

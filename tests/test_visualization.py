@@ -225,3 +225,27 @@ def test_signal_table_draws_every_kind(tmp_path):
         visualization.signal_table([])
     with pytest.raises(ValueError, match="at most four axes"):
         visualization.signal_table([[np.zeros((1,) * 5)]])
+
+
+class Maker:
+    """Stands for a generator of pictures and words: a picture of what is given, and the words "a" or "the"."""
+
+    tasks = {"word_to_picture": (("word",), ("picture",)), "both": ((), ("picture", "word")), "word": ((), ("word",))}
+
+    def generate(self, given, want, num_samples=None, seed=0):
+        n = num_samples or len(next(iter(given.values())))
+        out = {"picture": np.full((n, 2, 2, 1), 1.0 if given else 0.0), "word": ["a", "the", "of"][:n]}
+        return {name: out[name] for name in want}
+
+
+def test_filling_table_shows_what_is_given_and_what_is_made_of_it(tmp_path):
+    example = {"picture": np.full((1, 2, 2, 1), -1.0), "word": ["one"]}
+    path = tmp_path / "table.png"
+    figure = visualization.filling_table(Maker(), example, num_joint=2, path=path)
+    assert path.stat().st_size > 1000
+    panels = np.array(figure.axes).reshape(2, 4)
+    assert [panel.get_title() for panel in panels[0]] == ["recorded", "of word", "of nothing", "of nothing"]
+    assert [int(panel.images[0].get_array().max()) for panel in panels[0]] == [0, 255, 128, 128]
+    assert [panel.texts[0].get_text() for panel in panels[1]] == ["one", "one", "a", "the"]
+    with pytest.raises(ValueError, match=r"No task fills \['picture'\] up"):
+        visualization.filling_table(Maker(), {"picture": example["picture"]})

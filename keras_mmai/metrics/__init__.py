@@ -2,7 +2,7 @@
 
 from keras_mmai.metrics.coherence import coherence, train_judge
 from keras_mmai.metrics.cross_entropy import bernoulli_floor, binary_cross_entropy
-from keras_mmai.metrics.diversity import within_class_spread
+from keras_mmai.metrics.diversity import class_entropy, within_class_spread
 from keras_mmai.metrics.frechet import frechet_distance
 from keras_mmai.metrics.mel import mel_distance
 from keras_mmai.metrics.signals import psnr, si_sdr
@@ -10,6 +10,7 @@ from keras_mmai.metrics.signals import psnr, si_sdr
 __all__ = [
     "bernoulli_floor",
     "binary_cross_entropy",
+    "class_entropy",
     "coherence",
     "frechet_distance",
     "mel_distance",

@@ -6,6 +6,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_mmai.metrics.diversity import class_entropy
+from keras_mmai.metrics.frechet import frechet_distance
+
 
 def train_judge(signals, labels, epochs=8, batch_size=64, sample_rate=None, seed=0, verbose=0):
     """A small convolutional classifier of real signals, to judge generated ones by.
@@ -67,8 +70,8 @@ def _log_mels(waveforms, sample_rate, floor=1e-3):
     return ops.log10(ops.maximum(mels, floor))[..., None]
 
 
-def coherence(generator, signals, labels, judges, tasks=None, num_joint=None, seed=0, **options):
-    """Which share of generated signals is of the label that they were given, and how often all agree.
+def coherence(generator, signals, labels, judges, tasks=None, num_joint=None, reference=None, seed=0, **options):
+    """Which share of generated signals is of the label that they were given, how often all agree, how real they are.
 
     Args:
         generator: a `MultimodalGenerator`.
@@ -79,6 +82,8 @@ def coherence(generator, signals, labels, judges, tasks=None, num_joint=None, se
         tasks: dict of (given, wanted) by name; None is that of the generator. One signal of nothing can't be wrong, and
             is left out.
         num_joint: int, samples of tasks in which nothing is given; None is n.
+        reference: dict by modality of real signals (m, ...), which the generator may have been trained on, of judges
+            with `features`: `train_judge` has them.
         seed: int.
         options: of `generate`: steps, guidance, batch_size. Of a dict of guidance each task takes what is given in it.
 
@@ -86,11 +91,24 @@ def coherence(generator, signals, labels, judges, tasks=None, num_joint=None, se
         dict: "ceiling", by modality the share of real signals, once encoded and decoded, of the right label;
         "conditional", by task and modality that of what was generated; "joint", by task that in which all judges agree;
         "class_entropy", by joint task and modality the entropy of the labels found over that of equally many of each;
+        "valid", by joint task and modality the share with a label of 0 or above; "frechet_distance", only with a
+        `reference`, by task and modality the distance to it of what was generated, and by "real" that of `signals`:
+        compare those of as many examples;
         "conditional_over_ceiling", the mean over all tasks and modalities of the share by its ceiling; and
         "joint_over_ceiling", by task the share by that of real signals, once encoded and decoded, in which all agree.
         Both are absent where there is no such task.
     """
-    labels, guidance = np.asarray(labels), options.get("guidance")
+    labels, guidance, reference = np.asarray(labels), options.get("guidance"), dict(reference or {})
+    unknown = [name for name in reference if not hasattr(judges.get(name), "features")]
+    if unknown:
+        raise ValueError(f"`reference` is of modalities whose judge has `features`. Received: {unknown}")
+    known = {name: judges[name].features(x) for name, x in reference.items()}
+
+    def distances(found):
+        features = {name: judges[name].features(x) for name, x in found.items() if name in known}
+        return {name: frechet_distance(x, known[name]) for name, x in features.items()}
+
+    distance = {"real": distances(signals)}
     signals = {m.name: m.encode(signals[m.name]) for m in generator.modalities if m.name in signals}
     ceiling, real = {}, {}
     for m in generator.modalities:
@@ -98,7 +116,7 @@ def coherence(generator, signals, labels, judges, tasks=None, num_joint=None, se
             decoded = generator.decode({m.name: signals[m.name]})[m.name]
             real[m.name] = np.asarray(judges[m.name](decoded))
             ceiling[m.name] = _share(real[m.name] == labels)
-    conditional, joint, entropy, best = {}, {}, {}, {}
+    conditional, joint, entropy, valid, best = {}, {}, {}, {}, {}
     for task, (given, want) in (generator.tasks if tasks is None else tasks).items():
         if not set(want) & set(judges) or (not given and len(set(want) & set(judges)) < 2):
             continue
@@ -108,13 +126,18 @@ def coherence(generator, signals, labels, judges, tasks=None, num_joint=None, se
             options["guidance"] = {name: scale for name, scale in guidance.items() if name in given}
         out = generator.generate(here, want, num_samples=count, seed=seed, **options)
         found = {name: np.asarray(judges[name](x)) for name, x in out.items() if name in judges}
+        distance[task] = distances(out)
         if given:
             conditional[task] = {name: _share(label == labels) for name, label in found.items()}
             continue
         joint[task] = _agreement(list(found.values()))
         best[task] = max(_agreement([real[name] for name in found]), 1 / len(labels))
-        entropy[task] = {name: _entropy(label, labels.max() + 1) for name, label in found.items()}
-    report = {"ceiling": ceiling, "conditional": conditional, "joint": joint, "class_entropy": entropy}
+        num_classes = 1 + max(1, labels.max(), *(label.max() for label in found.values()))
+        entropy[task] = {name: class_entropy(label, num_classes) for name, label in found.items()}
+        valid[task] = {name: _share(label >= 0) for name, label in found.items()}
+    report = {"ceiling": ceiling, "conditional": conditional, "joint": joint, "class_entropy": entropy, "valid": valid}
+    if reference:
+        report["frechet_distance"] = distance
     if conditional:
         shares = [
             share / max(ceiling[name], 1 / len(labels))
@@ -130,11 +153,6 @@ def coherence(generator, signals, labels, judges, tasks=None, num_joint=None, se
 def _agreement(found):
     """The share in which all labels are the same, and none is below 0."""
     return _share(np.all([(label == found[0]) & (label >= 0) for label in found], axis=0))
-
-
-def _entropy(labels, num_classes):
-    p = np.bincount(labels[labels >= 0], minlength=num_classes) / max(1, np.sum(labels >= 0))
-    return float(-np.sum(p * np.log(np.maximum(p, 1e-12))) / np.log(num_classes))
 
 
 def _share(right):

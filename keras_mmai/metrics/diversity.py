@@ -1,8 +1,29 @@
-"""Do samples of one class differ from each other as much as real ones do?"""
+"""Are all classes generated, and do samples of one differ from each other as much as real ones do?"""
 
 import numpy as np
 
 from keras_mmai.metrics.features import as_features
+
+
+def class_entropy(labels, num_classes):
+    """Entropy of the classes found over that of equally many of each, log(num_classes).
+
+    Args:
+        labels: ints (n,), in 0..num_classes-1; those below 0, of which nobody knows the class, do not count.
+        num_classes: int, at least 2.
+
+    Returns:
+        A float in [0, 1]: 1 = all are as frequent, 0 = there is only one.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or num_classes < 2 or np.any(labels >= num_classes):
+        raise ValueError(
+            "`labels` are ints (n,) below `num_classes`, which is at least 2. Received: "
+            f"{labels!r:.100} and num_classes={num_classes}"
+        )
+    counts = np.bincount(labels[labels >= 0])
+    p = counts[counts > 0] / max(1, counts.sum())
+    return float(np.sum(p * np.log(1 / p)) / np.log(num_classes))
 
 
 def within_class_spread(features, labels, reference_features, reference_labels):

@@ -43,6 +43,35 @@ def signal_table(cells, rows=None, columns=None, sample_rate=None, title=None, p
     return save(figure, path)
 
 
+def filling_table(generator, example, num_joint=3, seed=0, sample_rate=None, title=None, path=None):
+    """What is made of every part of one example: a column for each task, its rows the modalities.
+
+    Args:
+        generator: a `MultimodalGenerator`; its tasks that fill the example up are drawn, first those of which least is
+            given.
+        example: dict by modality of one real signal (1, ...) each, or a list of one text: the first column.
+        num_joint: int, samples of nothing, which are the last columns where there is such a task.
+        seed: int, of `generate`.
+        sample_rate, title, path: see `signal_table`.
+
+    Raises:
+        ValueError: where no task of the generator is of just these modalities.
+    """
+    tasks = [task for task in generator.tasks.values() if set(task[0] + task[1]) == set(example)]
+    if not tasks:
+        raise ValueError(f"No task fills {sorted(example)} up. The tasks are {generator.tasks}")
+    columns, titles = [example], ["recorded"]
+    for given, want in sorted(tasks, key=lambda task: len(task[0]) or len(example)):
+        known = {name: example[name] for name in given}
+        made = generator.generate(known, want, num_samples=None if given else num_joint, seed=seed)
+        columns += [
+            {**known, **{name: x[i : i + 1] for name, x in made.items()}} for i in range(1 if given else num_joint)
+        ]
+        titles += ["of " + "\nand ".join(given)] if given else ["of nothing"] * num_joint
+    cells = [[column[name][0] for column in columns] for name in example]
+    return signal_table(cells, list(example), titles, sample_rate, title, path)
+
+
 def draw_signal(panel, signal, sample_rate=None):
     """One signal of `signal_table`, without axes."""
     panel.set_xticks(())

@@ -34,9 +34,29 @@ def test_shares_by_hand():
         "joint": {"both": pytest.approx(1 / 3)},
         # of "b" two labels are found, as often
         "class_entropy": {"both": {"a": pytest.approx(0.0), "b": pytest.approx(np.log(2) / np.log(3))}},
+        "valid": {"both": {"a": 1.0, "b": pytest.approx(2 / 3)}},
         "conditional_over_ceiling": pytest.approx((1 + 1 / 3) / 2),
         "joint_over_ceiling": {"both": pytest.approx(1 / 2)},  # of real ones two in three agree
     }
+
+
+def test_distances_of_what_is_generated_to_a_reference():
+    def judge(x):
+        return x.argmax(1)
+
+    judge.features = lambda x: x[:, :2].astype("float64")
+    reference = {"a": np.eye(3)[[0, 0, 1]]}
+    judges = {"a": judge, "b": lambda x: x[:, 0]}
+    found = metrics.coherence(Guesser(), SIGNALS, LABELS, judges, reference=reference, guidance={"a": 2.0})
+    of_ones = metrics.frechet_distance(np.tile([0.0, 1.0], (12, 1)), reference["a"][:, :2])
+    assert found["frechet_distance"] == {
+        "real": {"a": metrics.frechet_distance(SIGNALS["a"][:, :2], reference["a"][:, :2])},
+        "a_to_b": {},
+        "b_to_a": {"a": of_ones},
+        "both": {"a": of_ones},
+    }
+    with pytest.raises(ValueError, match=r"`reference` is of modalities whose judge has `features`.*\['b'\]"):
+        metrics.coherence(Guesser(), SIGNALS, LABELS, judges, reference={"b": SIGNALS["b"]})
 
 
 @pytest.mark.parametrize("shape", [(64, 1), (8, 8, 1)])

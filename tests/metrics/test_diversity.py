@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from keras_mmai.metrics import within_class_spread
+from keras_mmai.metrics import class_entropy, within_class_spread
 
 LABELS = np.repeat([0, 1, 2], 20)
 FEATURES = np.random.default_rng(0).normal(size=(60, 4)) + 10.0 * LABELS[:, None]
@@ -39,3 +39,16 @@ def test_errors():
         within_class_spread(FEATURES, LABELS, np.zeros_like(FEATURES), LABELS)
     with pytest.raises(ValueError, match="must be finite"):
         spread(np.where(FEATURES > 20, np.inf, FEATURES))
+
+
+def test_class_entropy_by_hand():
+    assert class_entropy(np.array([0, 1, 2, 3, -1]), 4) == pytest.approx(1.0)
+    assert class_entropy(np.array([2, 2]), 4) == class_entropy(np.array([-1]), 4) == 0.0
+    p = np.array([0.75, 0.25])
+    assert class_entropy(np.array([0, 0, 3, 0]), 8) == pytest.approx(-np.sum(p * np.log2(p)) / 3)
+
+
+@pytest.mark.parametrize("labels, num_classes", [([0, 3], 3), ([0.0], 3), ([[0]], 3), ([0], 1)])
+def test_class_entropy_of_other_labels(labels, num_classes):
+    with pytest.raises(ValueError, match="`labels` are ints"):
+        class_entropy(np.array(labels), num_classes)
