@@ -80,11 +80,13 @@ class Recipe:
         print(f"== {name}: {self.seconds[name]} s", flush=True)
 
     def fit(self, model, tokens, peak, batch_size=32):
-        """Trains a transformer by Muon for at least `steps` steps: whole epochs."""
+        """Trains a transformer by Muon for about `steps` steps: whole epochs."""
         data = ArrayDataset(tokens, batch_size=batch_size, seed=self.arguments.seed)
-        muon = warm_cosine(keras.optimizers.Muon, peak, self.steps, exclude_layers=["embed", "modulation", "output"])
+        epochs = max(1, round(self.steps / len(data)))
+        not_matrices = ["embed", "modulation", "output"]
+        muon = warm_cosine(keras.optimizers.Muon, peak, epochs * len(data), exclude_layers=not_matrices)
         model.compile(muon, jit_compile=keras.backend.backend() != "torch")
-        model.fit(data, epochs=-(-self.steps // len(data)), verbose=2)
+        model.fit(data, epochs=epochs, verbose=2)
         self.lap("transformer")
 
     def write(self, report):
