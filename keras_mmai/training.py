@@ -147,8 +147,17 @@ class TrainingModel(keras.Model):
         return super().fit(x, *args, **kwargs)
 
     def evaluate(self, x=None, *args, **kwargs):
+        """Keras' own, but times, noise and tasks are drawn as in every other call, so that epochs can be compared."""
         self._check_first(x)
-        return super().evaluate(x, *args, **kwargs)
+        generator = getattr(self, "seed_generator", None)
+        if generator is None:
+            return super().evaluate(x, *args, **kwargs)
+        before = ops.copy(generator.state.value)
+        generator.state.assign(ops.zeros_like(before))
+        try:
+            return super().evaluate(x, *args, **kwargs)
+        finally:
+            generator.state.assign(before)
 
     def _check_first(self, x):
         """Looks at values, which a compiled step can't: at all of arrays, and at the first batch of a PyDataset."""

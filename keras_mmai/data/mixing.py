@@ -2,6 +2,10 @@
 
 import numpy as np
 
+from keras_mmai.models.modality import Tokens
+
+EMPTY = np.empty(0).view(Tokens)
+
 
 def mix(parts, seed=0):
     """Rows of several dicts of modalities as one dict for `MultimodalDiffusionTransformer.fit`.
@@ -25,6 +29,8 @@ def mix(parts, seed=0):
     parts = [(dict(data), share) for data, share in parts]
     if not parts or any(not share > 0 for _, share in parts):
         raise ValueError(f"`parts` are pairs of a dict and a positive share. Received shares: {[s for _, s in parts]}")
+    if any({"known", "task"} & set(data) for data, _ in parts):
+        raise ValueError('`parts` hold modalities and "present": add "known" and "task" to what `mix` returns.')
     flags = [dict(data.pop("present", {})) for data, _ in parts]
     arrays = [{name: _as_array(values) for name, values in data.items()} for data, _ in parts]
     sizes = [_rows_of(data, index) for index, data in enumerate(arrays)]
@@ -52,6 +58,8 @@ def mix(parts, seed=0):
         if width is not None:
             here = [h if h.ndim == 2 else np.repeat(h[:, None], width, axis=1) for h in here]
         mixed[name], here = np.concatenate(values)[order], np.concatenate(here)[order]
+        if all(isinstance(data.get(name, EMPTY), Tokens) for data, _ in parts):
+            mixed[name] = mixed[name].view(Tokens)
         if not here.all():
             present[name] = here
     return {**mixed, "present": present} if present else mixed

@@ -80,7 +80,7 @@ def coherence(generator, signals, labels, judges, tasks=None, num_joint=None, re
         judges: dict by modality of functions, signals to labels (n,); a label below 0 is never right. A modality
             without one is given but not judged.
         tasks: dict of (given, wanted) by name; None is that of the generator. One signal of nothing can't be wrong, and
-            is left out.
+            is left out, and so is a task that is given what `signals` lack.
         num_joint: int, samples of tasks in which nothing is given; None is n.
         reference: dict by modality of real signals (m, ...), which the generator may have been trained on, of judges
             with `features`: `train_judge` has them.
@@ -97,9 +97,23 @@ def coherence(generator, signals, labels, judges, tasks=None, num_joint=None, re
         "conditional_over_ceiling", the mean over all tasks and modalities of the share by its ceiling; and
         "joint_over_ceiling", by task the share by that of real signals, once encoded and decoded, in which all agree.
         Both are absent where there is no such task.
+
+    Raises:
+        ValueError: on names that are no modality, judges of what `signals` lack, labels of another shape or kind, from
+            outside or from a judge, or a reference without features.
     """
     labels, guidance, reference = np.asarray(labels), options.get("guidance"), dict(reference or {})
-    unknown = [name for name in reference if not hasattr(judges.get(name), "features")]
+    modalities = {m.name: m for m in generator.modalities}
+    unknown = sorted({*signals, *judges} - set(modalities))
+    if unknown or set(judges) - set(signals):
+        raise ValueError(
+            f"`signals` are of the modalities {sorted(modalities)}, and `judges` of some of them. Received: "
+            f"{sorted(signals)} and {sorted(judges)}"
+        )
+    rows = {len(x) for x in signals.values()}
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or {len(labels)} != rows:
+        raise ValueError(f"`labels` are ints (n,), one of each signal. Received: {labels.shape} {labels.dtype}, {rows}")
+    unknown = sorted(name for name in reference if not hasattr(judges.get(name), "features"))
     if unknown:
         raise ValueError(f"`reference` is of modalities whose judge has `features`. Received: {unknown}")
     known = {name: judges[name].features(x) for name, x in reference.items()}
@@ -108,24 +122,29 @@ def coherence(generator, signals, labels, judges, tasks=None, num_joint=None, re
         features = {name: judges[name].features(x) for name, x in found.items() if name in known}
         return {name: frechet_distance(x, known[name]) for name, x in features.items()}
 
+    def labels_of(name, x):
+        found = np.asarray(judges[name](x))
+        if found.shape != (len(x),):
+            raise ValueError(f"The judge of {name!r} gives a label for each: {(len(x),)}. Received: {found.shape}")
+        return found
+
     distance = {"real": distances(signals)}
-    signals = {m.name: m.encode(signals[m.name]) for m in generator.modalities if m.name in signals}
+    signals = {name: m.encode(signals[name]) for name, m in modalities.items() if name in signals}
     ceiling, real = {}, {}
-    for m in generator.modalities:
-        if m.name in judges:
-            decoded = generator.decode({m.name: signals[m.name]})[m.name]
-            real[m.name] = np.asarray(judges[m.name](decoded))
-            ceiling[m.name] = _share(real[m.name] == labels)
+    for name in judges:
+        real[name] = labels_of(name, generator.decode({name: signals[name]})[name])
+        ceiling[name] = _share(real[name] == labels)
     conditional, joint, entropy, valid, best = {}, {}, {}, {}, {}
     for task, (given, want) in (generator.tasks if tasks is None else tasks).items():
-        if not set(want) & set(judges) or (not given and len(set(want) & set(judges)) < 2):
+        judged = set(want) & set(judges)
+        if set(given) - set(signals) or not judged or (not given and len(judged) < 2):
             continue
         here = {name: signals[name] for name in given}
         count = None if given else num_joint or len(labels)
         if isinstance(guidance, dict):
             options["guidance"] = {name: scale for name, scale in guidance.items() if name in given}
         out = generator.generate(here, want, num_samples=count, seed=seed, **options)
-        found = {name: np.asarray(judges[name](x)) for name, x in out.items() if name in judges}
+        found = {name: labels_of(name, x) for name, x in out.items() if name in judges}
         distance[task] = distances(out)
         if given:
             conditional[task] = {name: _share(label == labels) for name, label in found.items()}

@@ -13,7 +13,7 @@ class Door:
         self.modalities = {m.name: m for m in generator.modalities}
         self.spaces = generator.network.spaces
         self.tasks = generator.tasks
-        self.guidance = generator.guidance
+        self.guidance = self.guides(generator.guidance, self.modalities)
         self.made_before = generator.made_before
         self.unseen = generator.unseen
 
@@ -24,9 +24,12 @@ class Door:
         if unknown:
             raise ValueError(f"`{argument}`: the modalities are {sorted(self.modalities)}. Received: {unknown}")
 
+    def learned(self, place):
+        """The modalities that some task of the training has in a role, given (place 0) or wanted (1)."""
+        return {name for task in self.tasks.values() for name in task[place]} - set(self.unseen)
+
     def check_learned(self, names, place, role):
-        """Of modalities that some task of the training has in a role: given (place 0) or wanted (1)."""
-        learned = {name for task in self.tasks.values() for name in task[place]}
+        learned = self.learned(place)
         for name in names:
             if name in self.unseen:
                 raise ValueError(f"No training example had {name!r}: it can't be {role}.")
@@ -40,22 +43,29 @@ class Door:
         self.check_learned(before, 0, "given, as `order` asks for")
         return before
 
-    @staticmethod
-    def not_empty(given):
-        if not given:
-            raise ValueError("Here nothing is given: name at least one modality with its signals in `given`.")
-        return given
+    def given(self, given, present):
+        """What `embed` and `classify` take, of modalities that are learned as given."""
+        if not given or not isinstance(given, dict):
+            raise ValueError(f"`given` is a dict of at least one modality. Received: {given!r:.100}")
+        self.check_names(given, "given")
+        self.check_learned(given, 0, "given")
+        return self.inputs(given, present)[0]
 
     def filling(self, given, want, known, present, num_samples, steps, guidance, seed):
         """The arguments of `generate` as the names that are wanted, in their order, and what a `Fill` takes."""
-        given, known = dict(given or {}), dict(known or {})
-        for names, argument in ((given, "given"), (want or (), "want"), (known, "known")):
+        for argument, value in (("given", given), ("known", known), ("present", present)):
+            if value is not None and not isinstance(value, dict):
+                raise ValueError(f"`{argument}` is a dict by modality. Received: {value!r:.100}")
+        given, known = given or {}, known or {}
+        for names, argument in ((given, "given"), (() if want is None else want, "want"), (known, "known")):
             self.check_names(names, argument)
         modalities = self.modalities.values()
         want = (
             tuple(m.name for m in modalities if m.name in want)
             if want is not None
-            else tuple(m.name for m in modalities if (m.name not in given or m.name in known) and not m.adaln)
+            else tuple(
+                m.name for m in modalities if (m.name not in given or m.name in known) and m.name in self.learned(1)
+            )
         )
         if not want:
             raise ValueError("Nothing is wanted: name in `want` at least one modality that is generated.")
@@ -66,8 +76,10 @@ class Door:
                 "`known` is for exactly what is both given and wanted: it says which tokens stay. Received: "
                 f"given={sorted(given)}, want={sorted(want)}, known={sorted(known)}"
             )
-        if steps is not None and steps < 1:
-            raise ValueError(f"`steps` must be at least 1. Received: {steps}")
+        if steps is not None and (not isinstance(steps, int | np.integer) or steps < 1):
+            raise ValueError(f"`steps` is an int of at least 1. Received: {steps}")
+        if seed is None:
+            raise ValueError("`seed` is an int, or int32 (n, 2). Received: None")
         self.check_learned(want, 1, "wanted")
         conditions = [name for name in given if name not in want]
         self.check_learned(conditions, 0, "given")
@@ -81,8 +93,7 @@ class Door:
 
     def inputs(self, given, present=None, num_samples=None, seed=None):
         """What every program takes, and how many rows it has."""
-        tokens = {name: self.modalities[name].encode(signals) for name, signals in given.items()}
-        sizes = {name: len(t) for name, t in tokens.items()}
+        sizes = {name: len(x) for name, x in given.items()}
         if num_samples is not None:
             sizes["num_samples"] = num_samples
         if len(set(sizes.values())) > 1:
@@ -90,12 +101,13 @@ class Door:
         rows = next(iter(sizes.values()), 1)
         if rows < 1:
             raise ValueError(f"There is nothing to do: {sizes} rows.")
-        inputs = {"given": tokens}
         absent = sorted(set(present or {}) - set(given))
         if absent:
             raise ValueError(f"`present` is of what is given, {sorted(given)}. Received: {absent}")
+        present = {name: self._present(name, flags, rows) for name, flags in (present or {}).items()}
+        inputs = {"given": {name: self._encode(name, x, present) for name, x in given.items()}}
         if present:
-            inputs["present"] = {name: self._present(name, flags, rows) for name, flags in present.items()}
+            inputs["present"] = {name: flags.reshape(rows, -1) for name, flags in present.items()}
         if seed is not None:
             inputs["seed"] = ops.convert_to_numpy(row_seeds(seed, rows))
         return inputs, rows
@@ -104,15 +116,22 @@ class Door:
         """{name: scale} of what guides: what is given, or made before the rest."""
         if guidance is None:
             return {name: scale for name, scale in self.guidance.items() if name in given and scale != 1}
-        if not isinstance(guidance, dict):
-            guidance = dict.fromkeys(given, float(guidance))
-        self.check_names(guidance, "guidance")
+        guidance = self.guides(guidance, given)
         absent = sorted(set(guidance) - set(given))
         if absent:
             raise ValueError(
                 f"`guidance` is by what is given and not wanted, {sorted(given)}. Received: {absent}, which are absent"
             )
         return {name: scale for name, scale in guidance.items() if scale != 1}
+
+    def guides(self, guidance, names):
+        """Guidance, a dict or one float for all `names`, as a checked dict."""
+        guidance = dict(guidance) if isinstance(guidance, dict) else dict.fromkeys(names, guidance)
+        self.check_names(guidance, "guidance")
+        for name, scale in guidance.items():
+            if not isinstance(scale, int | float | np.number) or not np.isfinite(scale):
+                raise ValueError(f"`guidance` is a finite number, or a dict of such. Received: {scale!r} of {name!r}")
+        return guidance
 
     def _known(self, name, flags, rows):
         """Bool flags of tokens, (n, tokens)."""
@@ -124,9 +143,12 @@ class Door:
         return np.broadcast_to(flags, (rows, *grid)).reshape(rows, -1)
 
     def _present(self, name, flags, rows):
-        """Bool flags of tokens, (n, tokens)."""
+        """Bool flags of tokens, (n, *grid)."""
         flags, space = np.asarray(flags), self.spaces[name]
-        if len(flags) != rows:
+        if flags.shape[:1] != (rows,):
             raise ValueError(f"`present` of {name!r} needs a row for each of {rows}. Received: shape {flags.shape}")
         flags = ops.convert_to_numpy(space.flags(flags, f"`present` of {name!r}"))
-        return np.broadcast_to(flags, (rows, space.num_tokens))
+        return np.broadcast_to(flags, (rows, space.num_tokens)).reshape(rows, *space.grid)
+
+    def _encode(self, name, x, present):
+        return self.modalities[name].encode(x, present=present.get(name))

@@ -1,6 +1,7 @@
 """One kind of signal in a model of several: its tokens, how they are diffused, and where they lie."""
 
 import re
+import warnings
 
 import keras
 import numpy as np
@@ -10,7 +11,7 @@ from keras_mmai.diffusion import GaussianDiffusion, MaskedDiffusion, UniformTime
 from keras_mmai.models.token_space import TokenSpace
 from keras_mmai.serialization import Configurable, register
 from keras_mmai.serving import ensure_ids
-from keras_mmai.tokenizers import LabelTokenizer, LosslessTokenizer, PassThrough, TextTokenizer
+from keras_mmai.tokenizers import LabelTokenizer, LosslessTokenizer, PassThrough, TextTokenizer, Tokenizer
 from keras_mmai.training import freeze
 
 # what a batch, a signature or a progress bar calls otherwise
@@ -18,7 +19,10 @@ RESERVED = ("present", "known", "task", "t", "noise", "seed", "loss", "gradient_
 
 
 class Tokens(np.ndarray):
-    """An array of tokens, as `Modality.encode` gives it: what has been encoded is not encoded again."""
+    """An array of tokens, as `Modality.encode` gives it: what has been encoded is not encoded again.
+
+    Slices are, too; what numpy concatenates or loads is a plain array.
+    """
 
 
 @register
@@ -63,6 +67,8 @@ class Modality(Configurable):
             raise ValueError(f"`name` must be another than {RESERVED}. Received: {name!r}")
         if weight <= 0:
             raise ValueError(f"`weight` must be positive. Received: {weight}")
+        if not isinstance(tokenizer, Tokenizer | LosslessTokenizer):
+            raise ValueError(f"`tokenizer` is a `Tokenizer` or `LosslessTokenizer`. Received: {tokenizer!r}")
         self.name = name
         self.tokenizer = tokenizer
         self.lossless = isinstance(tokenizer, LosslessTokenizer)
@@ -126,25 +132,63 @@ class Modality(Configurable):
         discrete = "int" in keras.backend.standardize_dtype(x.dtype)
         return tuple(x.shape[1:]) == self.token_shape and discrete == (self.tokens == "codes")
 
-    def encode(self, x, batch_size=100, verbose=0):
+    def encode(self, x, batch_size=100, verbose=0, present=None):
         """Signals of the host (b, ...), such as arrays or a list of texts, to tokens, numpy; tokens stay as they are.
 
         Where signals could have the form of tokens, as those of a lossless tokenizer of your own, an array is of
-        signals unless it comes from here.
+        signals unless it comes from here. With `present`, bool (b,) or (b, *grid), what is absent may hold anything,
+        NaN or None for example: its tokens are 0.
 
         Raises:
-            ValueError: of the tokenizer, on what is no such signal.
+            ValueError: of the tokenizer, on what is no such signal; on `present` of another shape.
         """
+        if present is not None:
+            return self._encode_present(x, batch_size, verbose, present)
         own = self.lossless and not isinstance(self.tokenizer, PassThrough | TextTokenizer | LabelTokenizer)
         is_array = isinstance(x, np.ndarray) and x.dtype.kind in "iuf"
         if isinstance(x, Tokens) or (is_array and not own and self.holds_tokens(x)):
             return self.check_tokens(np.asarray(x)).view(Tokens)
-        if self.lossless:
-            return np.asarray(self.tokenizer.encode(x)).view(Tokens)
-        x = np.asarray(x)
-        self.tokenizer.check_values(x)
-        self.tokenizer.encode(x[:1], tokens=self.tokens)  # its errors, before a progress bar
+        try:
+            if self.lossless:
+                return np.asarray(self.tokenizer.encode(x)).view(Tokens)
+            x = np.asarray(x)
+            self.tokenizer.check_values(x)
+            self.tokenizer.encode(x[:1], tokens=self.tokens)  # its errors, before a progress bar
+        except ValueError as error:
+            raise ValueError(f"{self.name!r}: {error}") from error
         return np.asarray(self._encoder.predict(x, batch_size=batch_size, verbose=verbose)).view(Tokens)
+
+    def _encode_present(self, x, batch_size, verbose, present):
+        """`encode` of the rows that have a token that is present, and 0 for every token that is not."""
+        flags = ops.convert_to_numpy(self.space.flags(np.asarray(present), f"'present' of {self.name!r}"))
+        if len(flags) != len(x):
+            raise ValueError(f"'present' of {self.name!r} needs a row for each of {len(x)}. Received: {len(flags)}")
+        if flags.all():
+            return self.encode(x, batch_size, verbose)
+        rows = np.flatnonzero(flags.any(axis=1))
+        here = x[rows] if isinstance(x, np.ndarray) else [x[row] for row in rows]
+        there = np.broadcast_to(flags, (len(x), self.space.num_tokens))[rows]
+        there = ops.convert_to_numpy(self.space.spread(there))
+        if isinstance(here, np.ndarray) and here.shape[1:] == self.token_shape and here.dtype.kind in "iuf":
+            here = np.where(there, here, 0).astype(here.dtype).view(type(here))
+        tokens = np.zeros((len(x), *self.token_shape), "float32" if self.vocabulary is None else "int32")
+        if len(rows):
+            tokens[rows] = np.where(there, self.encode(here, batch_size, verbose), 0)
+        return tokens.view(Tokens)
+
+    def warn_of(self, tokens):
+        """Warns of a tokenizer that never was trained, and of latents that are not what flow matching starts from."""
+        standardize = getattr(self.tokenizer, "standardize", None)
+        if standardize is not None and not float(standardize.num_updates):
+            warnings.warn(f"The tokenizer of {self.name!r} was never trained: `fit` it before.", stacklevel=4)
+        elif self.tokens == "latents" and tokens.size:
+            mean, deviation = float(tokens.mean()), float(tokens.std())
+            if abs(mean) > 3 or not 0.1 < deviation < 10:
+                warnings.warn(
+                    f"Latents of {self.name!r} should have a mean of about 0 and a deviation of about 1, as noise has. "
+                    f"Received: {mean:.3g} and {deviation:.3g}",
+                    stacklevel=4,
+                )
 
     def check_tokens(self, tokens):
         """Tokens, numpy, as int32 or float32.
@@ -186,6 +230,8 @@ class Modality(Configurable):
         """The tokens of a batch in a compiled step: as they are, or of signals if the tokenizer has weights."""
         if self.holds_tokens(x):
             return x
+        if isinstance(self.tokenizer, LabelTokenizer) and len(x.shape) == 1 and "int" in str(x.dtype):
+            return ops.cast(x, "int32")[:, None]
         if self.lossless:
             self.check_signals(x)
         return ops.stop_gradient(self.tokenizer.encode(x, tokens=self.tokens))

@@ -28,9 +28,10 @@ class MultimodalDiffusionTransformer(TrainingModel):
     `fit` takes a dict with some of
 
     * the name of each modality: signals, or their tokens (`precompute`). Of arrays and lists of texts `fit` itself
-      computes the tokens, once; of a tf.data.Dataset the tokenizers with weights do in every step, and texts must be
-      tokens;
-    * "present": a dict of bool (b,), or (b, *grid) for each token, by name: what an example has. Without, all is;
+      computes the tokens, once; of a tf.data.Dataset the tokenizers with weights do in every step, where values are not
+      checked, and what a lossless tokenizer takes must be tokens, but for labels (b,);
+    * "present": a dict of bool (b,), or (b, *grid) for each token, by name: what an example has; the rest may hold
+      anything. Without, all is;
     * "known": a dict of bool (b, *grid), by name: which tokens are known where their modality is generated, as in
       `MultimodalGenerator.generate`. Of a modality that is not in it they are drawn (`partly_known`);
     * "task" (b,) int32, the place in `tasks`; "t" and "noise", dicts by name of (b,) and of the shape of the tokens,
@@ -218,7 +219,7 @@ class MultimodalDiffusionTransformer(TrainingModel):
 
         Args:
             data: dict by the modalities' names of signals on the host, arrays (n, ...) or lists of texts; other keys
-                stay as they are.
+                stay as they are. Signals that "present" says are absent may hold anything, such as NaN or None.
             batch_size, verbose: of `predict`; a progress bar for each tokenizer with weights.
 
         Raises:
@@ -231,11 +232,16 @@ class MultimodalDiffusionTransformer(TrainingModel):
         if not rows:
             raise ValueError(f"There is none of the modalities {sorted(names)}. Received keys: {sorted(data)}")
         others = {key: value for key, value in data.items() if key not in names}
-        rows.update({key: len(leaf) for key, value in others.items() for leaf in keras.tree.flatten(value)})
+        others |= {key: {name: np.asarray(x) for name, x in others[key].items()} for key in DICTS if key in others}
+        rows.update({k: (*np.shape(x), "no")[0] for k, value in others.items() for x in keras.tree.flatten(value)})
         if len(set(rows.values())) > 1:
             raise ValueError(f"Every modality needs a row for each example. Received: {rows} rows")
         self._check_others(others)
-        tokens = {name: m.encode(data[name], batch_size, verbose) for name, m in names.items() if name in data}
+        present, tokens = others.get("present", {}), {}
+        for name, modality in names.items():
+            if name in data:
+                tokens[name] = modality.encode(data[name], batch_size, verbose, present.get(name))
+                modality.warn_of(tokens[name])
         return {**tokens, **others}
 
     def check_values(self, x):
@@ -249,6 +255,9 @@ class MultimodalDiffusionTransformer(TrainingModel):
 
     def _check_keys(self, x):
         names = [m.name for m in self.modalities]
+        for value, where in ((x, "What is fitted"), *((x[key], repr(key)) for key in DICTS if key in x)):
+            if not isinstance(value, dict):
+                raise ValueError(f"{where} is a dict by modality. Received: {value!r:.100}")
         for keys, where in ((set(x) - BATCH_KEYS, ""), *((set(x.get(k, {})), f" in {k!r}") for k in DICTS)):
             if keys - set(names):
                 raise ValueError(f"The modalities are {sorted(names)}. Received: {sorted(keys - set(names))}{where}")
@@ -276,19 +285,32 @@ class MultimodalDiffusionTransformer(TrainingModel):
         return super().evaluate(self._tokens_of(x, verbose), *args, verbose=verbose, **kwargs)
 
     def _tokens_of(self, x, verbose):
-        return self.precompute(x, verbose=verbose) if isinstance(x, dict) else x
+        if not isinstance(x, dict):
+            return x
+        if not set(x) & set(self.trackers):
+            raise ValueError(f"`fit` needs one of {list(self.trackers)}, which tasks want. Received keys: {sorted(x)}")
+        return self.precompute(x, verbose=verbose)
 
-    def generator(self, samplers=None, num_steps=24, guidance=None, order=None, average=0):
+    def generator(self, samplers=None, num_steps=24, guidance=None, order=None, average=0, tasks=None):
         """The `MultimodalGenerator` of this model, with a copy of the network by moving average number `average`.
 
         Args:
             samplers, num_steps, guidance, order: see `MultimodalGenerator`.
             average: int, index into `ema_decays`.
+            tasks: list of names of the model's tasks, the only ones that the generator answers and exports; None: all
+                that are learned.
+
+        Raises:
+            ValueError: on a task that is not learned.
         """
+        learned = self._draws.learned
+        unknown = sorted(set(tasks or ()) - set(learned))
+        if unknown or isinstance(tasks, str):
+            raise ValueError(f"`tasks` are some of {sorted(learned)}. Received: {tasks}")
         network = averaged_copy(self, self.network, average)
         seen = ops.convert_to_numpy(self.seen) > 0
         unseen = [m.name for m, flag in zip(self.modalities, seen) if seen.any() and not flag]
-        tasks = self._draws.learned
+        tasks = learned if tasks is None else {name: learned[name] for name in tasks}
         generator = MultimodalGenerator(network, self.modalities, tasks, samplers, num_steps, guidance, order, unseen)
         if self.compiled:
             generator.jit_compile = self.jit_compile

@@ -27,7 +27,8 @@ class MultimodalGenerator(Servable, keras.Model):
         samplers: dict of a `Sampler` by modality: a `MaskedSampler` for ids, one of one evaluation for latents, such as
             `Euler`; what is left out has `MaskedAncestral()` or `Euler()`.
         num_steps: int, steps of the samplers, for each group of `order`.
-        guidance: dict of float by modality, the scale of classifier-free guidance by it where it is given; 1 is none.
+        guidance: dict of float by modality, the scale of classifier-free guidance by it where it is given, or one float
+            for all; 1 is none.
         order: list of names, or of tuples of names, of what is generated first, in turn, unless it is given: the others
             are generated given these, so that guidance by them holds, too; what is not named comes last. What was not
             wanted is dropped, so a sound can be made of an image by the word for both. None: all at once.
@@ -58,15 +59,15 @@ class MultimodalGenerator(Servable, keras.Model):
         self.tasks = checked_tasks(tasks, self.modalities)
         self.samplers = dict(samplers or {})
         self.num_steps = num_steps
-        self.guidance = dict(guidance or {})
+        self.guidance = {} if guidance is None else guidance
         self.order = list(order or ())
         self.unseen = tuple(unseen)
         self._by_name = {m.name: m for m in self.modalities}
         self._door = Door(self)
+        self.guidance = self._door.guidance
         self._program = functools.cache(self._make_program)
         self.tokenizers = [m.tokenizer for m in self.modalities]  # so that their weights are saved
         self._door.check_names(self.samplers, "samplers")
-        self._door.check_names(self.guidance, "guidance")
         named = [name for group in self.order for name in ([group] if isinstance(group, str) else group)]
         self._door.check_names(named, "order")
         if len(set(named)) < len(named):
@@ -190,15 +191,14 @@ class MultimodalGenerator(Servable, keras.Model):
 
         `given` and `present`: as those of `generate`.
         """
-        self._door.check_names({*given, target}, "given and target")
+        self._door.check_names([target], "target")
         space = self.network.spaces[target]
         if space.vocabulary is None or space.num_tokens * space.num_codes > 1 or space.adaln:
             raise ValueError(f"`target` must be a modality of one id, such as a label. Received: {target!r}")
+        self._door.check_learned([target], 1, "wanted")
+        inputs = self._door.given(given, present)
         if target in given:
             raise ValueError(f"`target` is not given. Received: {target!r} in `given`")
-        self._door.check_learned([target], 1, "wanted")
-        self._door.check_learned(given, 0, "given")
-        inputs, _ = self._door.inputs(self._door.not_empty(given), present)
         return self._program(Classify, target).predict(inputs, batch_size=batch_size, verbose=verbose)
 
     def embed(self, given, present=None, batch_size=100, verbose=0):
@@ -206,12 +206,13 @@ class MultimodalGenerator(Servable, keras.Model):
 
         `given` and `present`: as those of `generate`.
         """
-        self._door.check_names(given, "given")
-        inputs, _ = self._door.inputs(self._door.not_empty(given), present)
+        inputs = self._door.given(given, present)
         return self._program(Embed).predict(inputs, batch_size=batch_size, verbose=verbose)
 
     def score(self, signals, given=None, present=None, num_draws=64, seed=0, batch_size=100, verbose=0):
         """An upper bound of -log p(signals | given) in nats, each example's: equation (6) of masked diffusion.
+
+        Of a modality of one id `classify` tells the likelihood itself.
 
         Args:
             signals: dict of one modality of ids, (n, ...).

@@ -24,7 +24,12 @@ def fillings(modalities):
         given = tuple(name for name, role in zip(names, roles) if role == GIVEN)
         want = tuple(name for name, role in zip(names, roles) if role == GENERATED)
         if want and not conditions & set(want):
-            tasks["_".join((*given, "to", *want)) if given else "_".join(want)] = (given, want)
+            task = "_".join((*given, "to", *want)) if given else "_".join(want)
+            if task in tasks:
+                raise ValueError(
+                    f"The names {names} make two tasks {task!r}, of {tasks[task]} and {(given, want)}: choose others."
+                )
+            tasks[task] = (given, want)
     return tasks
 
 
@@ -36,6 +41,8 @@ def checked_tasks(tasks, modalities):
     """
     if tasks is None:
         return fillings(modalities)
+    if not isinstance(tasks, dict):
+        raise ValueError(f"`tasks` is a dict of (given, wanted) by name. Received: {tasks!r:.200}")
     names = {m.name: m for m in modalities}
     checked = {}
     for task, (given, want) in tasks.items():

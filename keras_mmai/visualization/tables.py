@@ -1,5 +1,7 @@
 """Signals of several kinds in one table."""
 
+import textwrap
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -43,7 +45,7 @@ def signal_table(cells, rows=None, columns=None, sample_rate=None, title=None, p
     return save(figure, path)
 
 
-def filling_table(generator, example, num_joint=3, seed=0, sample_rate=None, title=None, path=None):
+def filling_table(generator, example, num_joint=3, seed=0, sample_rate=None, title=None, path=None, **options):
     """What is made of every part of one example: a column for each task, its rows the modalities.
 
     Args:
@@ -53,6 +55,7 @@ def filling_table(generator, example, num_joint=3, seed=0, sample_rate=None, tit
         num_joint: int, samples of nothing, which are the last columns where there is such a task.
         seed: int, of `generate`.
         sample_rate, title, path: see `signal_table`.
+        options: of `generate`, such as steps.
 
     Raises:
         ValueError: where no task of the generator is of just these modalities.
@@ -63,7 +66,7 @@ def filling_table(generator, example, num_joint=3, seed=0, sample_rate=None, tit
     columns, titles = [example], ["recorded"]
     for given, want in sorted(tasks, key=lambda task: len(task[0]) or len(example)):
         known = {name: example[name] for name in given}
-        made = generator.generate(known, want, num_samples=None if given else num_joint, seed=seed)
+        made = generator.generate(known, want, num_samples=None if given else num_joint, seed=seed, **options)
         columns += [
             {**known, **{name: x[i : i + 1] for name, x in made.items()}} for i in range(1 if given else num_joint)
         ]
@@ -80,7 +83,8 @@ def draw_signal(panel, signal, sample_rate=None):
     if signal is None:
         return
     if np.ndim(signal) == 0:
-        panel.text(0.5, 0.5, str(signal), ha="center", va="center", fontsize=9, color=INK, wrap=True)
+        text = textwrap.fill(str(signal), 11)  # as wide as a panel
+        panel.text(0.5, 0.5, text, ha="center", va="center", fontsize=9, color=INK)
         panel.spines[:].set_visible(True)
         panel.spines[:].set_color(QUIET)
         return

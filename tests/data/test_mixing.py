@@ -55,3 +55,9 @@ def test_presence_of_a_part_is_kept():
 def test_bad_input(parts, words):
     with pytest.raises(ValueError, match=words):
         mix(parts)
+
+
+@pytest.mark.parametrize("key", ["known", "task"])
+def test_what_mix_does_not_carry(key):
+    with pytest.raises(ValueError, match='add "known" and "task" to what `mix` returns'):
+        mix([({"word": np.zeros((2, 3), int), key: np.zeros(2, int)}, 1.0)])

@@ -59,6 +59,30 @@ def test_distances_of_what_is_generated_to_a_reference():
         metrics.coherence(Guesser(), SIGNALS, LABELS, judges, reference={"b": SIGNALS["b"]})
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(labels=LABELS[:, None]), r"`labels` are ints \(n,\)"),
+        (dict(labels=LABELS[:3]), "one of each signal"),
+        (dict(labels=LABELS.astype("float32")), "float32"),
+        (dict(judges={"b": lambda x: x}), r"The judge of 'b' gives a label for each: \(12,\)"),
+        (dict(judges={"c": lambda x: x}), r"Received: \['a', 'b'\] and \['c'\]"),
+        (dict(signals={"a": SIGNALS["a"]}), r"Received: \['a'\] and \['b'\]"),
+        (dict(signals={**SIGNALS, "c": LABELS}), r"Received: \['a', 'b', 'c'\]"),
+    ],
+)
+def test_what_coherence_refuses(change, message):
+    arguments = dict(signals=SIGNALS, labels=LABELS, judges={"b": lambda x: x[:, 0]})
+    with pytest.raises(ValueError, match=message):
+        metrics.coherence(Guesser(), **{**arguments, **change}, guidance={})
+
+
+def test_a_task_that_is_given_what_lacks_is_left_out():
+    judges = {"b": lambda x: x[:, 0]}
+    found = metrics.coherence(Guesser(), {"b": SIGNALS["b"]}, LABELS, judges, guidance={})
+    assert found["ceiling"] == {"b": 1.0} and found["conditional"] == found["joint"] == {}
+
+
 @pytest.mark.parametrize("shape", [(64, 1), (8, 8, 1)])
 def test_a_judge_learns_what_is_easy(shape):
     random = np.random.RandomState(0)

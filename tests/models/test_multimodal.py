@@ -7,15 +7,16 @@ from keras import ops
 from multimodal_models import SMALL, TASKS, awake, batch_of, losses_of, make, modalities, tensors
 from small_models import heavy
 
-from keras_mmai import Modality, MultimodalDiffusionTransformer, MultimodalDiT
-from keras_mmai.data import ArrayDataset
+from keras_mmai import VQVAE, Modality, MultimodalDiffusionTransformer, MultimodalDiT
+from keras_mmai.data import ArrayDataset, mix
 from keras_mmai.diffusion import (
     GaussianDiffusion,
     LogitNormalTimes,
     MaskedAncestral,
     MaskedDiffusion,
 )
-from keras_mmai.tokenizers import LabelTokenizer, LosslessTokenizer, PassThrough
+from keras_mmai.layers import VectorQuantizer
+from keras_mmai.tokenizers import CharacterTokenizer, LabelTokenizer, LosslessTokenizer, PassThrough
 
 numpy = ops.convert_to_numpy
 
@@ -168,10 +169,54 @@ def test_a_signal_of_ones_own_may_look_like_tokens():
     """Readings are encoded once: not left as they are, and not twice."""
     mods = [Modality("readings", Shifted((4, 2)))]
     model = MultimodalDiffusionTransformer(mods, MultimodalDiT(mods, **SMALL), seed=0)
-    x = np.full((3, 4, 2), 100.0, "float32")
+    x = (100.0 + np.random.RandomState(0).normal(size=(3, 4, 2))).astype("float32")
     tokens = model.precompute({"readings": x})
-    assert (tokens["readings"] == 0).all() and (model.precompute(tokens)["readings"] == 0).all()
-    np.testing.assert_allclose(model.generator().decode(tokens)["readings"], x)
+    for again in (tokens, mix([(tokens, 1.0), (tokens, 1.0)]), {"readings": tokens["readings"][:2]}):
+        assert np.abs(model.precompute(again)["readings"]).max() < 5
+    np.testing.assert_allclose(model.generator().decode(tokens)["readings"], x, rtol=1e-5)
+
+
+def test_what_is_absent_may_hold_anything():
+    """NaN, a label of -1, no text: what "present" says is absent is not looked at, in `fit` or when it is given."""
+    mods = [
+        Modality("readings", PassThrough((4, 2))),
+        Modality("word", CharacterTokenizer(3, "abc")),
+        Modality("label", LabelTokenizer(3)),
+    ]
+    model = MultimodalDiffusionTransformer(mods, MultimodalDiT(mods, **SMALL), seed=0)
+    x = np.random.RandomState(0).normal(size=(4, 4, 2)).astype("float32")
+    here, cells = np.array([True, False, True, True]), np.random.RandomState(1).rand(4, 4) < 0.5
+    x[~cells] = np.nan
+    data = {"readings": x, "word": ["ab", None, "c", "abc"], "label": np.where(here, 1, -1)}
+    data["present"] = {"readings": cells, "word": here.tolist(), "label": here}
+    tokens = model.precompute(data)
+    np.testing.assert_array_equal(tokens["readings"], np.where(cells[..., None], x, 0))
+    np.testing.assert_array_equal(tokens["label"][:, 0], [1, 0, 1, 1])
+    np.testing.assert_array_equal(tokens["word"][[0, 2, 3]], mods[1].encode(["ab", "c", "abc"]))
+    model.compile("adam", jit_compile=False)
+    losses = [model.fit(d, batch_size=4, verbose=0).history["loss"][0] for d in (data, tokens)]
+    assert np.isfinite(losses).all()
+    generator, present = model.generator(num_steps=1), {"readings": data["present"]["readings"]}
+    clean = {"readings": np.where(cells[..., None], x, 7.0).astype("float32")}
+    for given in ({"readings": x}, clean):
+        out = generator.generate(given, ["label"], present=present)["label"]
+        np.testing.assert_array_equal(out, generator.generate(clean, ["label"], present=present)["label"])
+    with pytest.raises(ValueError, match="'readings' must be finite"):
+        model.precompute({"readings": x})
+    with pytest.raises(ValueError, match="'present' of 'word' needs a row for each of 4"):
+        mods[1].encode(["a"] * 4, present=np.ones(3, bool))
+
+
+def test_warnings_of_what_would_train_badly():
+    mods = [Modality("readings", PassThrough((4, 2)))]
+    model = MultimodalDiffusionTransformer(mods, MultimodalDiT(mods, **SMALL), seed=0)
+    with pytest.warns(UserWarning, match="'readings' should have a mean of about 0 .* Received: 50 and 0"):
+        model.precompute({"readings": np.full((2, 4, 2), 50.0, "float32")})
+    tokenizer = VQVAE((8, 8, 1), filters=(4,), quantizer=VectorQuantizer(8, 2))
+    mods = [Modality("image", tokenizer)]
+    model = MultimodalDiffusionTransformer(mods, MultimodalDiT(mods, **SMALL), seed=0)
+    with pytest.warns(UserWarning, match="The tokenizer of 'image' was never trained"):
+        model.precompute({"image": np.zeros((2, 8, 8, 1), "float32")})
 
 
 def test_missing_modalities():
@@ -253,10 +298,28 @@ def test_fit_takes_signals_and_computes_their_tokens_once():
     mods = [Modality("picture", PassThrough((4, 2))), Modality("name", LabelTokenizer(names))]
     model = MultimodalDiffusionTransformer(mods, MultimodalDiT(mods, **SMALL), seed=0)
     model.compile("adam", run_eagerly=True)
-    data = {"picture": np.ones((6, 4, 2), "float32"), "name": ["one", "two", "zero"] * 2}
+    picture = np.random.RandomState(0).normal(size=(6, 4, 2)).astype("float32")
+    data = {"picture": picture, "name": ["one", "two", "zero"] * 2}
     history = model.fit(data, batch_size=3, epochs=1, verbose=0, validation_data=data).history
     assert set(history) >= {"picture", "name", "val_picture", "val_name"}
     np.testing.assert_array_equal(model.precompute(data)["name"][:, 0], [1, 2, 0, 1, 2, 0])
+
+
+def test_evaluate_draws_the_same_every_time_and_moves_no_draw_of_the_training():
+    """Else a callback would choose the epoch with the easiest noise."""
+
+    def fitted(validation):
+        model = make(ema_decays=(0.9,))
+        model.compile(keras.optimizers.SGD(0.1), jit_compile=False)
+        options = dict(batch_size=4, epochs=2, shuffle=False, verbose=0)
+        return model, model.fit(batch_of(8), validation_data=validation, **options).history
+
+    model, history = fitted(batch_of(6))
+    again = [model.evaluate(batch_of(6), batch_size=4, verbose=0, return_dict=True)["loss"] for _ in range(2)]
+    assert again[0] == again[1] == pytest.approx(history["val_loss"][-1], rel=1e-6)
+    other, alone = fitted(None)
+    np.testing.assert_allclose(history["loss"], alone["loss"], rtol=1e-6)
+    np.testing.assert_array_equal(numpy(model.seed_generator.state), numpy(other.seed_generator.state))
 
 
 def test_weights_scale_losses():

@@ -257,3 +257,13 @@ def test_an_order_is_of_modalities():
         make().generator(order=["smell"])
     with pytest.raises(ValueError, match="each modality once"):
         make().generator(order=["word", ("word", "sound")])
+
+
+def test_a_generator_of_some_tasks_and_of_one_guidance():
+    generator = make().generator(num_steps=2, guidance=2.0, tasks=["word_to_rest"])
+    assert list(generator.tasks) == ["word_to_rest"] and set(generator.serving_signatures()) == {"word_to_rest"}
+    assert generator.guidance == dict.fromkeys(("picture", "word", "sound"), 2.0)
+    out = generator.generate({"word": batch_of(2)["word"]})  # what is learned of what is not given
+    assert set(out) == {"picture", "sound"}
+    whole = make().generator(num_steps=2).generate({"word": batch_of(2)["word"]}, ["picture", "sound"], guidance=2.0)
+    np.testing.assert_allclose(out["picture"], whole["picture"], atol=1e-6)

@@ -76,7 +76,10 @@ def test_what_can_not_be_built(call, words):
         (lambda d: d.update(task=np.zeros(3, int)), "rows"),
         (lambda d: d.update(t={"smell": np.zeros(4)}), "smell"),
         (lambda d: d.update(present={"word": np.ones(4)}), "bool"),
-        (lambda d: [d.pop(name) for name in ("picture", "word", "sound")], "none of the modalities"),
+        (lambda d: d.update(present={"word": True}), "rows"),
+        (lambda d: d.update(present=np.ones(4, bool)), "'present' is a dict"),
+        (lambda d: d.update(known=[True] * 4), "'known' is a dict"),
+        (lambda d: [d.pop(name) for name in ("picture", "word", "sound")], r"`fit` needs one of \[.*which tasks want"),
     ],
 )
 def test_what_fit_refuses(change, words):
@@ -124,6 +127,14 @@ def given():
         (lambda g, d: g.generate({"word": d["word"], "sound": d["sound"][:2]}), "rows"),
         (lambda g, d: g.generate({"word": d["word"]}, num_samples=2), "rows"),
         (lambda g, d: g.generate(num_samples=0), "nothing to do"),
+        (lambda g, d: g.generate({"word": d["word"][:0]}), "nothing to do"),
+        (lambda g, d: g.generate(d["word"]), "`given` is a dict"),
+        (lambda g, d: g.generate({"word": d["word"]}, present=np.ones(4, bool)), "`present` is a dict"),
+        (lambda g, d: g.generate({"word": d["word"]}, present={"word": True}), "row for each of 4"),
+        (lambda g, d: g.generate({"word": d["word"]}, guidance=float("nan")), "finite number"),
+        (lambda g, d: g.generate({"word": d["word"]}, guidance={"word": "2"}), "finite number"),
+        (lambda g, d: g.generate(seed=None), "`seed` is an int"),
+        (lambda g, d: g.generate(steps=2.0), "`steps` is an int"),
         (lambda g, d: g.generate({"word": d["word"]}, seed=np.zeros(4, "int32")), r"\(b, 2\)"),
         (lambda g, d: g.generate({"word": d["word"] + 9}), "0..5"),
         (lambda g, d: g.generate({"word": d["word"]}, steps=0), "steps"),
@@ -131,7 +142,7 @@ def given():
         (lambda g, d: g.score({"picture": d["picture"]}), "bound"),
         (lambda g, d: g.score({"word": d["word"], "sound": d["sound"]}), "one modality"),
         (lambda g, d: g.classify({}, "picture"), "one id"),
-        (lambda g, d: g.embed({}), "nothing is given"),
+        (lambda g, d: g.embed({}), "`given` is a dict of at least one modality"),
     ],
 )
 def test_what_a_generator_refuses(call, words, generator):
@@ -147,6 +158,9 @@ def test_what_a_generator_refuses(call, words, generator):
         (dict(samplers={"picture": Heun()}), "evaluation"),
         (dict(samplers={"smell": Euler()}), "smell"),
         (dict(guidance={"smell": 2.0}), "smell"),
+        (dict(guidance=float("inf")), "finite number"),
+        (dict(tasks=["all", "some"]), r"`tasks` are some of .*Received: \['all', 'some'\]"),
+        (dict(tasks="all"), "`tasks` are some of"),
         (dict(num_steps=0), "num_steps"),
     ],
 )
@@ -163,6 +177,7 @@ def test_what_was_not_learned_can_not_be_asked_for():
         lambda: generator.generate({"picture": data["picture"]}, ["word"]),
         lambda: generator.generate({"word": data["word"], "sound": data["sound"]}, ["picture"]),
         lambda: generator.score({"word": data["word"]}),
+        lambda: generator.embed({"picture": data["picture"]}),
     ):
         with pytest.raises(ValueError, match="No task has"):
             ask()
@@ -174,3 +189,16 @@ def test_what_was_not_learned_can_not_be_asked_for():
     generator.generate({"word": data["word"]}, ["picture"])
     with pytest.raises(ValueError, match="No training example had 'sound'"):
         generator.generate({"word": data["word"]}, ["sound"])
+
+
+def test_names_that_make_one_task_of_two():
+    mods = [Modality(name, PassThrough((3,), 6)) for name in ("a", "b", "a_b")]
+    with pytest.raises(ValueError, match="make two tasks 'a_b_to_a_b'"):
+        make_of(mods)
+    make_of(mods, {"first": ((), ("a",)), "second": (("a_b",), ("b",))})
+    with pytest.raises(ValueError, match="`tasks` is a dict"):
+        make_of(mods, [((), ("a",))])
+
+
+def make_of(mods, tasks=None):
+    return MultimodalDiffusionTransformer(mods, MultimodalDiT(mods, **SMALL), tasks)
