@@ -68,7 +68,7 @@ network = keras_mmai.MultimodalDiT(modalities, hidden_dim=128, num_layers=4, num
 often = dict.fromkeys(["image_to_word", "image_to_sound", "image_to_sound_word"], 4.0)
 often |= dict.fromkeys(["word_to_image", "sound_to_image", "sound_word_to_image"], 2.0)
 often |= dict.fromkeys(["word_to_image_sound", "sound_to_image_word"], 2.0)
-if full:  # speech is harder to tell, and to say, than tones
+if recipe.arguments.heard < 1:  # what few examples have is asked for more often
     often |= {"sound_to_word": 4.0, "word_to_sound": 2.0, "image_word_to_sound": 2.0}
 model = keras_mmai.MultimodalDiffusionTransformer(modalities, network, task_weights=often, ema_decays=(0.995,))
 tokens = model.precompute(train, verbose=0)

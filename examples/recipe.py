@@ -80,9 +80,9 @@ class Recipe:
         print(f"== {name}: {self.seconds[name]} s", flush=True)
 
     def fit(self, model, tokens, peak, batch_size=32):
-        """Trains a transformer by Muon for about `steps` steps: whole epochs."""
+        """Trains a transformer by Muon for at least `steps` steps: whole epochs."""
         data = ArrayDataset(tokens, batch_size=batch_size, seed=self.arguments.seed)
-        epochs = max(1, round(self.steps / len(data)))
+        epochs = -(-self.steps // len(data))
         not_matrices = ["embed", "modulation", "output"]
         muon = warm_cosine(keras.optimizers.Muon, peak, epochs * len(data), exclude_layers=not_matrices)
         model.compile(muon, jit_compile=keras.backend.backend() != "torch")
