@@ -105,7 +105,8 @@ class Door:
         if absent:
             raise ValueError(f"`present` is of what is given, {sorted(given)}. Received: {absent}")
         present = {name: self._present(name, flags, rows) for name, flags in (present or {}).items()}
-        inputs = {"given": {name: self._encode(name, x, present) for name, x in given.items()}}
+        tokens = {name: self.modalities[name].encode(x, present=present.get(name)) for name, x in given.items()}
+        inputs = {"given": tokens}
         if present:
             inputs["present"] = {name: flags.reshape(rows, -1) for name, flags in present.items()}
         if seed is not None:
@@ -149,6 +150,3 @@ class Door:
             raise ValueError(f"`present` of {name!r} needs a row for each of {rows}. Received: shape {flags.shape}")
         flags = ops.convert_to_numpy(space.flags(flags, f"`present` of {name!r}"))
         return np.broadcast_to(flags, (rows, space.num_tokens)).reshape(rows, *space.grid)
-
-    def _encode(self, name, x, present):
-        return self.modalities[name].encode(x, present=present.get(name))
