@@ -10,7 +10,7 @@ needed. Writes report.json, a matrix of pictures, WAV files and the generator.
     python examples/any_to_any.py --full audio_run/codec.keras --steps 13000 --output full_out
 
 The larger size has MNIST's 60,000 digits, and six voices that say them, both of the prepared folder that TFDS_DATA_DIR
-names. With `--heard .2` only a fifth of the training examples have a sound; they come twice as often as the others.
+names. With `--heard .2` only a fifth of the training examples have a sound; three of four that are seen are such.
 """
 
 import pathlib

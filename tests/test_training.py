@@ -182,10 +182,14 @@ def test_validation_batches_see_different_noise():
     twice = {"x": np.concatenate([X, X])}
     seed = model.seed_generator.state
     start = ops.convert_to_numpy(seed.value).copy()
+    first = model.test_on_batch({"x": X}, return_dict=True)["loss"]
+    seed.assign([0, 2**30])  # where `evaluate` begins
     one, two = (model.test_on_batch({"x": X}, return_dict=True)["loss"] for _ in range(2))
     assert one != pytest.approx(two, rel=1e-3)
     seed.assign(start)
     assert model.evaluate(twice, batch_size=ROWS, verbose=0)[0] == pytest.approx((one + two) / 2, rel=1e-5)
+    np.testing.assert_array_equal(ops.convert_to_numpy(seed.value), start)
+    assert one != pytest.approx(first, rel=1e-3)  # the first batch of a training has noise of its own
 
 
 def test_the_loss_is_the_formula_of_flow_matching():

@@ -15,11 +15,11 @@ def mix(parts, seed=0):
 
     Args:
         parts: list of (dict by modality of arrays or lists of texts (n_i, ...), share); the shares are positive floats,
-            of which only the ratio counts. A part may have "present" itself, bool (n_i,) or (n_i, tokens).
+            of which only the ratio counts. A part may have "present" itself, bool (n_i,) or (n_i, *grid).
         seed: int, of the order of the rows.
 
     Returns:
-        dict by modality of arrays (n, ...), and "present": dict by modality of bool (n,) or (n, tokens), of those that
+        dict by modality of arrays (n, ...), and "present": dict by modality of bool (n,) or (n, *grid), of those that
         some row lacks. n is the least number with which every row comes once.
 
     Raises:
@@ -29,8 +29,9 @@ def mix(parts, seed=0):
     parts = [(dict(data), share) for data, share in parts]
     if not parts or any(not share > 0 for _, share in parts):
         raise ValueError(f"`parts` are pairs of a dict and a positive share. Received shares: {[s for _, s in parts]}")
-    if any({"known", "task"} & set(data) for data, _ in parts):
-        raise ValueError('`parts` hold modalities and "present": add "known" and "task" to what `mix` returns.')
+    others = sorted({key for data, _ in parts for key in ("known", "task", "t", "noise") if key in data})
+    if others:
+        raise ValueError(f'`parts` hold modalities and "present": add {others} to what `mix` returns.')
     flags = [dict(data.pop("present", {})) for data, _ in parts]
     arrays = [{name: _as_array(values) for name, values in data.items()} for data, _ in parts]
     sizes = [_rows_of(data, index) for index, data in enumerate(arrays)]
@@ -38,7 +39,7 @@ def mix(parts, seed=0):
         for name, here in of.items():
             if name not in data or np.shape(here)[:1] != (size,) or np.asarray(here).dtype.kind != "b":
                 raise ValueError(
-                    f"'present' of part {index} is bool ({size},) or ({size}, tokens), of {sorted(data)}. Received: "
+                    f"'present' of part {index} is bool ({size},) or ({size}, *grid), of {sorted(data)}. Received: "
                     f"{np.shape(here)} {np.asarray(here).dtype} of {name!r}"
                 )
     shares = np.array([share for _, share in parts]) / sum(share for _, share in parts)
@@ -54,9 +55,8 @@ def mix(parts, seed=0):
             np.resize(np.asarray(of.get(name, name in data), "bool"), _shape(of.get(name), count))
             for data, of, count in zip(arrays, flags, counts)
         ]
-        width = max((h.shape[1] for h in here if h.ndim == 2), default=None)
-        if width is not None:
-            here = [h if h.ndim == 2 else np.repeat(h[:, None], width, axis=1) for h in here]
+        grid = max((h.shape[1:] for h in here), key=len)
+        here = [np.broadcast_to(h.reshape(h.shape + (1,) * (1 + len(grid) - h.ndim)), (len(h), *grid)) for h in here]
         mixed[name], here = np.concatenate(values)[order], np.concatenate(here)[order]
         if all(isinstance(data.get(name, EMPTY), Tokens) for data, _ in parts):
             mixed[name] = mixed[name].view(Tokens)

@@ -85,7 +85,7 @@ def coherence(generator, signals, labels, judges, tasks=None, num_joint=None, re
         reference: dict by modality of real signals (m, ...), which the generator may have been trained on, of judges
             with `features`: `train_judge` has them.
         seed: int.
-        options: of `generate`: steps, guidance, batch_size. Of a dict of guidance each task takes what is given in it.
+        options: of `generate`: steps, guidance, batch_size. Of a dict of guidance each task takes what can guide it.
 
     Returns:
         dict: "ceiling", by modality the share of real signals, once encoded and decoded, of the right label;
@@ -104,6 +104,12 @@ def coherence(generator, signals, labels, judges, tasks=None, num_joint=None, re
     """
     labels, guidance, reference = np.asarray(labels), options.get("guidance"), dict(reference or {})
     modalities = {m.name: m for m in generator.modalities}
+    tasks = generator.tasks if tasks is None else tasks
+    unknown = sorted({name for task in tasks.values() for names in task for name in names} - set(modalities))
+    if unknown or (reference and "real" in tasks):
+        raise ValueError(
+            f"`tasks` are of the modalities {sorted(modalities)}, and none is named 'real'. Received: {tasks}"
+        )
     unknown = sorted({*signals, *judges} - set(modalities))
     if unknown or set(judges) - set(signals):
         raise ValueError(
@@ -135,14 +141,14 @@ def coherence(generator, signals, labels, judges, tasks=None, num_joint=None, re
         real[name] = labels_of(name, generator.decode({name: signals[name]})[name])
         ceiling[name] = _share(real[name] == labels)
     conditional, joint, entropy, valid, best = {}, {}, {}, {}, {}
-    for task, (given, want) in (generator.tasks if tasks is None else tasks).items():
+    for task, (given, want) in tasks.items():
         judged = set(want) & set(judges)
         if set(given) - set(signals) or not judged or (not given and len(judged) < 2):
             continue
         here = {name: signals[name] for name in given}
         count = None if given else num_joint or len(labels)
         if isinstance(guidance, dict):
-            options["guidance"] = {name: scale for name, scale in guidance.items() if name in given}
+            options["guidance"] = {name: guidance[name] for name in generator.guides(given, want) if name in guidance}
         out = generator.generate(here, want, num_samples=count, seed=seed, **options)
         found = {name: labels_of(name, x) for name, x in out.items() if name in judges}
         distance[task] = distances(out)

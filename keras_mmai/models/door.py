@@ -24,6 +24,11 @@ class Door:
         if unknown:
             raise ValueError(f"`{argument}`: the modalities are {sorted(self.modalities)}. Received: {unknown}")
 
+    def check_dict(self, value, argument):
+        if not isinstance(value, dict):
+            raise ValueError(f"`{argument}` is a dict by modality. Received: {value!r:.100}")
+        self.check_names(value, argument)
+
     def learned(self, place):
         """The modalities that some task of the training has in a role, given (place 0) or wanted (1)."""
         return {name for task in self.tasks.values() for name in task[place]} - set(self.unseen)
@@ -34,7 +39,7 @@ class Door:
             if name in self.unseen:
                 raise ValueError(f"No training example had {name!r}: it can't be {role}.")
             if name not in learned:
-                raise ValueError(f"No task has {name!r} {role}: it was not learned. The tasks: {self.tasks}")
+                raise ValueError(f"No task has {name!r} {role}. The tasks: {self.tasks}")
 
     def check_order(self, given, want):
         """What `order` puts before the wanted modalities is learned; it is returned."""
@@ -45,20 +50,18 @@ class Door:
 
     def given(self, given, present):
         """What `embed` and `classify` take, of modalities that are learned as given."""
-        if not given or not isinstance(given, dict):
-            raise ValueError(f"`given` is a dict of at least one modality. Received: {given!r:.100}")
-        self.check_names(given, "given")
+        self.check_dict(given, "given")
+        if not given:
+            raise ValueError("`given` is a dict of at least one modality. Received: {}")
         self.check_learned(given, 0, "given")
         return self.inputs(given, present)[0]
 
     def filling(self, given, want, known, present, num_samples, steps, guidance, seed):
         """The arguments of `generate` as the names that are wanted, in their order, and what a `Fill` takes."""
         for argument, value in (("given", given), ("known", known), ("present", present)):
-            if value is not None and not isinstance(value, dict):
-                raise ValueError(f"`{argument}` is a dict by modality. Received: {value!r:.100}")
+            self.check_dict({} if value is None else value, argument)
         given, known = given or {}, known or {}
-        for names, argument in ((given, "given"), (() if want is None else want, "want"), (known, "known")):
-            self.check_names(names, argument)
+        self.check_names(() if want is None else want, "want")
         modalities = self.modalities.values()
         want = (
             tuple(m.name for m in modalities if m.name in want)
@@ -93,6 +96,9 @@ class Door:
 
     def inputs(self, given, present=None, num_samples=None, seed=None):
         """What every program takes, and how many rows it has."""
+        for name, x in given.items():
+            if isinstance(x, str) or not hasattr(x, "__len__"):
+                raise ValueError(f"{name!r} needs a row for each example, an array or list. Received: {x!r:.100}")
         sizes = {name: len(x) for name, x in given.items()}
         if num_samples is not None:
             sizes["num_samples"] = num_samples

@@ -21,8 +21,12 @@ RESERVED = ("present", "known", "task", "t", "noise", "seed", "loss", "gradient_
 class Tokens(np.ndarray):
     """An array of tokens, as `Modality.encode` gives it: what has been encoded is not encoded again.
 
-    Slices are, too; what numpy concatenates or loads is a plain array.
+    Slices are, too; what numpy computes, concatenates or loads is a plain array.
     """
+
+    def __array_wrap__(self, array, context=None, return_scalar=False):
+        array = np.asarray(array)
+        return array[()] if return_scalar else array
 
 
 @register
@@ -136,17 +140,16 @@ class Modality(Configurable):
         """Signals of the host (b, ...), such as arrays or a list of texts, to tokens, numpy; tokens stay as they are.
 
         Where signals could have the form of tokens, as those of a lossless tokenizer of your own, an array is of
-        signals unless it comes from here. With `present`, bool (b,) or (b, *grid), what is absent may hold anything,
-        NaN or None for example: its tokens are 0.
+        signals unless it comes from here. With `present`, bool (b,) or (b, *grid), a row that is absent may hold
+        anything, NaN or None for example, and so may absent tokens of what has the form of tokens; the absent parts of
+        other signals are encoded as they are, with their neighbours. All that is absent has tokens of 0.
 
         Raises:
             ValueError: of the tokenizer, on what is no such signal; on `present` of another shape.
         """
         if present is not None:
             return self._encode_present(x, batch_size, verbose, present)
-        own = self.lossless and not isinstance(self.tokenizer, PassThrough | TextTokenizer | LabelTokenizer)
-        is_array = isinstance(x, np.ndarray) and x.dtype.kind in "iuf"
-        if isinstance(x, Tokens) or (is_array and not own and self.holds_tokens(x)):
+        if self._are_tokens(x):
             return self.check_tokens(np.asarray(x)).view(Tokens)
         try:
             if self.lossless:
@@ -158,6 +161,12 @@ class Modality(Configurable):
             raise ValueError(f"{self.name!r}: {error}") from error
         return np.asarray(self._encoder.predict(x, batch_size=batch_size, verbose=verbose)).view(Tokens)
 
+    def _are_tokens(self, x):
+        """Whether `encode` takes `x` for tokens."""
+        own = self.lossless and not isinstance(self.tokenizer, PassThrough | TextTokenizer | LabelTokenizer)
+        is_array = isinstance(x, np.ndarray) and x.dtype.kind in "iuf"
+        return isinstance(x, Tokens) or (is_array and not own and self.holds_tokens(x))
+
     def _encode_present(self, x, batch_size, verbose, present):
         """`encode` of the rows that have a token that is present, and 0 for every token that is not."""
         flags = ops.convert_to_numpy(self.space.flags(np.asarray(present), f"'present' of {self.name!r}"))
@@ -165,29 +174,42 @@ class Modality(Configurable):
             raise ValueError(f"'present' of {self.name!r} needs a row for each of {len(x)}. Received: {len(flags)}")
         if flags.all():
             return self.encode(x, batch_size, verbose)
-        rows = np.flatnonzero(flags.any(axis=1))
-        here = x[rows] if isinstance(x, np.ndarray) else [x[row] for row in rows]
-        there = np.broadcast_to(flags, (len(x), self.space.num_tokens))[rows]
-        there = ops.convert_to_numpy(self.space.spread(there))
-        if isinstance(here, np.ndarray) and here.shape[1:] == self.token_shape and here.dtype.kind in "iuf":
-            here = np.where(there, here, 0).astype(here.dtype).view(type(here))
+        rows, here, there = self._present_rows(x, flags)
         tokens = np.zeros((len(x), *self.token_shape), "float32" if self.vocabulary is None else "int32")
         if len(rows):
             tokens[rows] = np.where(there, self.encode(here, batch_size, verbose), 0)
         return tokens.view(Tokens)
 
-    def warn_of(self, tokens):
-        """Warns of a tokenizer that never was trained, and of latents that are not what flow matching starts from."""
+    def _present_rows(self, x, flags):
+        """Which rows have a token that is present, by the flags of its `space`; these rows, with 0 for absent tokens;
+        and what is present of their tokens, bool like these."""
+        flags = np.broadcast_to(flags, (len(flags), self.space.num_tokens))
+        rows = np.flatnonzero(flags.any(axis=1))
+        here = x[rows] if isinstance(x, np.ndarray) else [x[row] for row in rows]
+        there = ops.convert_to_numpy(self.space.spread(flags[rows]))
+        if self._are_tokens(here):
+            here = np.where(there, here, 0).astype(here.dtype).view(type(here))
+        return rows, here, there
+
+    def check_batch(self, x, present):
+        """Tokens or signals of a batch, numpy, as `check_tokens` and `check_signals`, where they are present (b, n)."""
+        _, x, _ = self._present_rows(x, present)
+        self.check_tokens(x) if self.holds_tokens(x) else self.check_signals(x)
+
+    def warn_of(self, tokens, present):
+        """Warns of a tokenizer that never was trained, and of latents that are not what flow matching starts from,
+        where they are present (b, n)."""
         standardize = getattr(self.tokenizer, "standardize", None)
         if standardize is not None and not float(standardize.num_updates):
-            warnings.warn(f"The tokenizer of {self.name!r} was never trained: `fit` it before.", stacklevel=4)
-        elif self.tokens == "latents" and tokens.size:
+            warnings.warn(f"The tokenizer of {self.name!r} was never trained: `fit` it before.", stacklevel=3)
+        elif self.tokens == "latents" and present.any():
+            tokens = tokens[np.broadcast_to(ops.convert_to_numpy(self.space.spread(present)), tokens.shape)]
             mean, deviation = float(tokens.mean()), float(tokens.std())
             if abs(mean) > 3 or not 0.1 < deviation < 10:
                 warnings.warn(
                     f"Latents of {self.name!r} should have a mean of about 0 and a deviation of about 1, as noise has. "
                     f"Received: {mean:.3g} and {deviation:.3g}",
-                    stacklevel=4,
+                    stacklevel=3,
                 )
 
     def check_tokens(self, tokens):
@@ -214,11 +236,14 @@ class Modality(Configurable):
         return tokens.astype("float32")
 
     def check_signals(self, x):
-        """Signals, numpy, that a tokenizer with weights is to encode in every step.
+        """Signals, numpy, that a tokenizer with weights is to encode in every step, or labels (b,).
 
         Raises:
-            ValueError: of the tokenizer; on those of a lossless one, which works on the host.
+            ValueError: of the tokenizer; on those of another lossless one, which works on the host.
         """
+        if isinstance(self.tokenizer, LabelTokenizer) and x.ndim == 1:
+            self.tokenizer.encode(x)
+            return
         if self.lossless:
             raise ValueError(
                 f"{self.name!r} must be tokens {('b', *self.token_shape)} here: `precompute` gives them. Received: "

@@ -30,8 +30,8 @@ class MultimodalDiffusionTransformer(TrainingModel):
     * the name of each modality: signals, or their tokens (`precompute`). Of arrays and lists of texts `fit` itself
       computes the tokens, once; of a tf.data.Dataset the tokenizers with weights do in every step, where values are not
       checked, and what a lossless tokenizer takes must be tokens, but for labels (b,);
-    * "present": a dict of bool (b,), or (b, *grid) for each token, by name: what an example has; the rest may hold
-      anything. Without, all is;
+    * "present": a dict of bool (b,), or (b, *grid) for each token, by name: what an example has. Without, all is. See
+      `Modality.encode` for what the rest may hold;
     * "known": a dict of bool (b, *grid), by name: which tokens are known where their modality is generated, as in
       `MultimodalGenerator.generate`. Of a modality that is not in it they are drawn (`partly_known`);
     * "task" (b,) int32, the place in `tasks`; "t" and "noise", dicts by name of (b,) and of the shape of the tokens,
@@ -219,7 +219,7 @@ class MultimodalDiffusionTransformer(TrainingModel):
 
         Args:
             data: dict by the modalities' names of signals on the host, arrays (n, ...) or lists of texts; other keys
-                stay as they are. Signals that "present" says are absent may hold anything, such as NaN or None.
+                stay as they are. Rows that "present" says are absent may hold anything, such as NaN or None.
             batch_size, verbose: of `predict`; a progress bar for each tokenizer with weights.
 
         Raises:
@@ -232,26 +232,34 @@ class MultimodalDiffusionTransformer(TrainingModel):
         if not rows:
             raise ValueError(f"There is none of the modalities {sorted(names)}. Received keys: {sorted(data)}")
         others = {key: value for key, value in data.items() if key not in names}
-        others |= {key: {name: np.asarray(x) for name, x in others[key].items()} for key in DICTS if key in others}
-        rows.update({k: (*np.shape(x), "no")[0] for k, value in others.items() for x in keras.tree.flatten(value)})
+        for key, value in others.items():
+            of = value if key in DICTS else {"each example": value}
+            others[key] = value = {name: np.asarray(x) for name, x in of.items()}
+            rows.update({f"{key!r} of {name}": len(x) if x.ndim else "no" for name, x in value.items()})
+            if key not in DICTS:
+                others[key] = value["each example"]
         if len(set(rows.values())) > 1:
             raise ValueError(f"Every modality needs a row for each example. Received: {rows} rows")
         self._check_others(others)
-        present, tokens = others.get("present", {}), {}
+        tokens = {}
         for name, modality in names.items():
             if name in data:
-                tokens[name] = modality.encode(data[name], batch_size, verbose, present.get(name))
-                modality.warn_of(tokens[name])
+                present = others.get("present", {}).get(name)
+                tokens[name] = modality.encode(data[name], batch_size, verbose, present)
+                modality.warn_of(tokens[name], self._host_flags(modality, others, len(tokens[name])))
         return {**tokens, **others}
 
     def check_values(self, x):
         """A batch of tokens, or of signals of tokenizers with weights."""
         self._check_keys(x)
+        self._check_others({key: value for key, value in x.items() if key in BATCH_KEYS})
         for m in self.modalities:
             if m.name in x:
-                check = m.check_tokens if m.holds_tokens(x[m.name]) else m.check_signals
-                check(x[m.name])
-        self._check_others({key: value for key, value in x.items() if key in BATCH_KEYS})
+                m.check_batch(x[m.name], self._host_flags(m, x, len(x[m.name])))
+
+    def _host_flags(self, modality, x, rows):
+        """`_present` as numpy."""
+        return ops.convert_to_numpy(self._present(modality, x, rows))
 
     def _check_keys(self, x):
         names = [m.name for m in self.modalities]
@@ -265,7 +273,10 @@ class MultimodalDiffusionTransformer(TrainingModel):
     def _check_others(self, others):
         for key in ("present", "known"):
             for name, flags in others.get(key, {}).items():
-                self._flags(key, name, np.asarray(flags))
+                flags = np.asarray(flags)
+                if flags.dtype.kind == "O":
+                    raise ValueError(f"{key!r} of {name!r} is bool. Received: an array of Python objects")
+                self._flags(key, name, flags)
         task = np.asarray(others.get("task", 0))
         if task.dtype.kind not in "iu" or (task.size and not 0 <= task.min() <= task.max() < len(self.tasks)):
             raise ValueError(f"'task' is of ints in 0..{len(self.tasks) - 1}. Received: {task!r:.100}")
@@ -288,7 +299,7 @@ class MultimodalDiffusionTransformer(TrainingModel):
         if not isinstance(x, dict):
             return x
         if not set(x) & set(self.trackers):
-            raise ValueError(f"`fit` needs one of {list(self.trackers)}, which tasks want. Received keys: {sorted(x)}")
+            raise ValueError(f"There is none of {list(self.trackers)}, which tasks want. Received keys: {sorted(x)}")
         return self.precompute(x, verbose=verbose)
 
     def generator(self, samplers=None, num_steps=24, guidance=None, order=None, average=0, tasks=None):
@@ -297,15 +308,15 @@ class MultimodalDiffusionTransformer(TrainingModel):
         Args:
             samplers, num_steps, guidance, order: see `MultimodalGenerator`.
             average: int, index into `ema_decays`.
-            tasks: list of names of the model's tasks, the only ones that the generator answers and exports; None: all
-                that are learned.
+            tasks: list of names of the model's tasks that the generator exports, and whose modalities can be given and
+                wanted; what `order` puts before others must be among what they want. None: all that are learned.
 
         Raises:
-            ValueError: on a task that is not learned.
+            ValueError: on no task, or one that is not learned.
         """
         learned = self._draws.learned
         unknown = sorted(set(tasks or ()) - set(learned))
-        if unknown or isinstance(tasks, str):
+        if unknown or isinstance(tasks, str) or (tasks is not None and not len(tasks)):
             raise ValueError(f"`tasks` are some of {sorted(learned)}. Received: {tasks}")
         network = averaged_copy(self, self.network, average)
         seen = ops.convert_to_numpy(self.seen) > 0

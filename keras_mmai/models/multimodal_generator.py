@@ -110,6 +110,10 @@ class MultimodalGenerator(Servable, keras.Model):
         """Those of which others are made."""
         return [name for group in self.groups(given, want)[:-1] for name in group]
 
+    def guides(self, given, want):
+        """Those by which the rest can be guided: what is given, or made before."""
+        return (*given, *self.made_before(given, want))
+
     # What users call, with signals of the host
 
     def generate(
@@ -129,11 +133,11 @@ class MultimodalGenerator(Servable, keras.Model):
 
         Args:
             given: dict by modality of signals (n, ...) or their tokens; None: nothing.
-            want: names of modalities; None: all that are not given.
+            want: names of modalities; None: all that are not given and that some task wants.
             known: dict by modality of bool (n, *grid) or (*grid,) over its tokens: those of a modality that is given
                 and wanted which stay as they are; the others are generated. For inpainting and continuation.
             present: dict by modality of bool (n,) or (n, *grid): which tokens of what is given are there; the others
-                are absent, whatever they hold. None: all.
+                are absent, see `Modality.encode`. None: all.
             num_samples: int, where nothing is given; else there is one for each row given.
             steps: int; None is `num_steps`.
             guidance: float for all that is given and not wanted, or made first, or a dict by modality; None is that of
@@ -175,12 +179,12 @@ class MultimodalGenerator(Servable, keras.Model):
 
     def decode(self, tokens, batch_size=100, verbose=0):
         """Tokens of the host, a dict (n, ...) by modality, to signals, as `generate` gives them."""
-        self._door.check_names(tokens, "tokens")
+        self._door.check_dict(tokens, "tokens")
         signals = {}
         for name, values in tokens.items():
             modality = self._by_name[name]
             if modality.lossless:
-                signals[name] = modality.tokenizer.decode(values)
+                signals[name] = modality.tokenizer.decode(np.asarray(values))
             else:
                 program = self._program(Decode, name)
                 signals[name] = program.predict(values, batch_size=batch_size, verbose=verbose)
@@ -202,7 +206,7 @@ class MultimodalGenerator(Servable, keras.Model):
         return self._program(Classify, target).predict(inputs, batch_size=batch_size, verbose=verbose)
 
     def embed(self, given, present=None, batch_size=100, verbose=0):
-        """The mean of the last block's tokens of what is given: float32 (n, hidden_dim).
+        """The mean of the last block's tokens of what is given, which some task gives: float32 (n, hidden_dim).
 
         `given` and `present`: as those of `generate`.
         """
@@ -226,8 +230,9 @@ class MultimodalGenerator(Servable, keras.Model):
         Raises:
             ValueError: on latents, which have no such bound, or more than one modality.
         """
-        given = dict(given or {})
-        self._door.check_names({*signals, *given}, "signals and given")
+        given = {} if given is None else given
+        self._door.check_dict(signals, "signals")
+        self._door.check_dict(given, "given")
         if len(signals) != 1 or set(signals) & set(given):
             raise ValueError(f"`signals` is one modality that is not given. Received: {sorted(signals)}")
         (name,) = signals
@@ -249,8 +254,9 @@ class MultimodalGenerator(Servable, keras.Model):
             given, present: as those of `generate`.
             seed: of the noise, which is the same for every t: int or int32 (n, 2).
         """
-        given = dict(given or {})
-        self._door.check_names({*signals, *given}, "signals and given")
+        given = {} if given is None else given
+        self._door.check_dict(signals, "signals")
+        self._door.check_dict(given, "given")
         if not signals or set(signals) & set(given) or any(self._by_name[name].adaln for name in signals):
             raise ValueError(
                 "`signals` are one or more modalities that are generated and not given. Received: "
@@ -280,7 +286,7 @@ class MultimodalGenerator(Servable, keras.Model):
             ValueError: on a source or target that is not among the signals or is a condition (`adaln`), or factorized
                 attention.
         """
-        self._door.check_names(signals, "signals")
+        self._door.check_dict(signals, "signals")
         for argument, name in (("source", source), ("target", target)):
             if name not in signals or self._by_name[name].adaln:
                 raise ValueError(f"`{argument}` is one of `signals` that has tokens. Received: {name!r}")
@@ -314,7 +320,7 @@ class MultimodalGenerator(Servable, keras.Model):
             for name in given:
                 encoders[name], arguments[name] = self._by_name[name].serving("encode")
             fill = Fill(self, want, self.groups(given, want), self.num_steps)
-            guides = (*given, *self.made_before(given, want))
+            guides = self.guides(given, want)
 
             def run(seed, _fill=fill, _encoders=encoders, _guides=guides, **signals):
                 inputs = {"seed": seed, "given": {name: encode(signals[name]) for name, encode in _encoders.items()}}

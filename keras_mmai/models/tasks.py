@@ -41,7 +41,7 @@ def checked_tasks(tasks, modalities):
     """
     if tasks is None:
         return fillings(modalities)
-    if not isinstance(tasks, dict):
+    if not isinstance(tasks, dict) or not tasks:
         raise ValueError(f"`tasks` is a dict of (given, wanted) by name. Received: {tasks!r:.200}")
     names = {m.name: m for m in modalities}
     checked = {}

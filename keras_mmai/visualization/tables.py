@@ -55,7 +55,7 @@ def filling_table(generator, example, num_joint=3, seed=0, sample_rate=None, tit
         num_joint: int, samples of nothing, which are the last columns where there is such a task.
         seed: int, of `generate`.
         sample_rate, title, path: see `signal_table`.
-        options: of `generate`, such as steps.
+        options: of `generate`, such as steps. Of a dict of guidance each task takes what can guide it.
 
     Raises:
         ValueError: where no task of the generator is of just these modalities.
@@ -63,9 +63,11 @@ def filling_table(generator, example, num_joint=3, seed=0, sample_rate=None, tit
     tasks = [task for task in generator.tasks.values() if set(task[0] + task[1]) == set(example)]
     if not tasks:
         raise ValueError(f"No task fills {sorted(example)} up. The tasks are {generator.tasks}")
-    columns, titles = [example], ["recorded"]
+    columns, titles, guidance = [example], ["recorded"], options.get("guidance")
     for given, want in sorted(tasks, key=lambda task: len(task[0]) or len(example)):
         known = {name: example[name] for name in given}
+        if isinstance(guidance, dict):
+            options["guidance"] = {name: guidance[name] for name in generator.guides(given, want) if name in guidance}
         made = generator.generate(known, want, num_samples=None if given else num_joint, seed=seed, **options)
         columns += [
             {**known, **{name: x[i : i + 1] for name, x in made.items()}} for i in range(1 if given else num_joint)

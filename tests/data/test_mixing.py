@@ -57,7 +57,15 @@ def test_bad_input(parts, words):
         mix(parts)
 
 
-@pytest.mark.parametrize("key", ["known", "task"])
-def test_what_mix_does_not_carry(key):
-    with pytest.raises(ValueError, match='add "known" and "task" to what `mix` returns'):
-        mix([({"word": np.zeros((2, 3), int), key: np.zeros(2, int)}, 1.0)])
+@pytest.mark.parametrize("key, value", [("known", {}), ("task", np.zeros(2, int)), ("t", {"word": np.zeros(2)})])
+def test_what_mix_does_not_carry(key, value):
+    with pytest.raises(ValueError, match=f"add \\['{key}'\\] to what `mix` returns"):
+        mix([({"word": np.zeros((2, 3), int), key: value}, 1.0)])
+
+
+def test_presence_of_tokens_on_a_grid_beside_that_of_rows():
+    cells = np.random.RandomState(0).rand(3, 2, 2) < 0.5
+    parts = [{"image": np.arange(3.0), "present": {"image": cells}}, {"image": np.arange(3.0, 5.0)}]
+    mixed = mix([(part, len(part["image"])) for part in parts])
+    expected = np.concatenate([cells, np.ones((2, 2, 2), bool)])[mixed["image"].astype(int)]
+    np.testing.assert_array_equal(mixed["present"]["image"], expected)

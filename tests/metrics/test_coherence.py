@@ -17,12 +17,23 @@ class Guesser:
     def decode(self, tokens):
         return tokens
 
+    def guides(self, given, want):
+        return given
+
     def generate(self, given, want, num_samples=None, seed=0, guidance=None):
         assert set(guidance) <= set(given)
         n = num_samples or len(next(iter(given.values())))
         found = given["a"].argmax(1) if given.get("a") is not None else LABELS[np.arange(n) % 12]
         out = {"a": np.eye(3, dtype="int32")[np.full(n, 1)], "b": found[:, None]}
         return {name: out[name] for name in want}
+
+
+@pytest.mark.parametrize("tasks", [{"t": (("aa",), ("b",))}, {"real": (("a",), ("b",))}])
+def test_names_of_tasks(tasks):
+    judges = {"b": lambda x: x[:, 0]}
+    judges["b"].features = lambda x: x
+    with pytest.raises(ValueError, match="`tasks` are of the modalities"):
+        metrics.coherence(Guesser(), SIGNALS, LABELS, judges, tasks, reference={"b": SIGNALS["b"]}, guidance={})
 
 
 def test_shares_by_hand():

@@ -1,5 +1,7 @@
 """The model of several modalities that is trained."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from keras_mmai.diffusion import (
     MaskedDiffusion,
 )
 from keras_mmai.layers import VectorQuantizer
+from keras_mmai.models.modality import Tokens
 from keras_mmai.tokenizers import CharacterTokenizer, LabelTokenizer, LosslessTokenizer, PassThrough
 
 numpy = ops.convert_to_numpy
@@ -196,15 +199,61 @@ def test_what_is_absent_may_hold_anything():
     model.compile("adam", jit_compile=False)
     losses = [model.fit(d, batch_size=4, verbose=0).history["loss"][0] for d in (data, tokens)]
     assert np.isfinite(losses).all()
-    generator, present = model.generator(num_steps=1), {"readings": data["present"]["readings"]}
-    clean = {"readings": np.where(cells[..., None], x, 7.0).astype("float32")}
-    for given in ({"readings": x}, clean):
-        out = generator.generate(given, ["label"], present=present)["label"]
-        np.testing.assert_array_equal(out, generator.generate(clean, ["label"], present=present)["label"])
+    model = MultimodalDiffusionTransformer(mods, awake(MultimodalDiT(mods, **SMALL)), seed=0)
+    generator, present = model.generator(num_steps=1), {"readings": cells}
+    clean, other = (np.where(cells[..., None], x, value).astype("float32") for value in (7.0, -3.0))
+    found = [generator.classify({"readings": y}, "label", present) for y in (x, clean, other)]
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
+    assert np.abs(found[0] - generator.classify({"readings": clean}, "label")).max() > 1e-4
+    batches = ArrayDataset({**tokens, "readings": x, "label": data["label"]}, batch_size=4)
+    model.compile("adam", jit_compile=False)
+    assert np.isfinite(model.fit(batches, verbose=0).history["loss"][0])
     with pytest.raises(ValueError, match="'readings' must be finite"):
         model.precompute({"readings": x})
     with pytest.raises(ValueError, match="'present' of 'word' needs a row for each of 4"):
         mods[1].encode(["a"] * 4, present=np.ones(3, bool))
+
+
+class Centred(LosslessTokenizer):
+    """Signals of the form of their tokens, each less its mean."""
+
+    vocabulary = None
+    latent_shape = (4, 1)
+
+    def __init__(self):
+        super().__init__((4, 1))
+
+    def encode(self, x):
+        return np.asarray(x, "float32") - np.mean(x, axis=(1, 2), keepdims=True, dtype="float32")
+
+    def decode(self, tokens):
+        assert type(tokens) is np.ndarray
+        return tokens + 100.0
+
+
+def test_signals_that_look_like_tokens_are_whole_where_parts_are_absent():
+    modality = Modality("readings", Centred())
+    x = np.float32([1, 2, 3, 10]).reshape(1, 4, 1)
+    tokens = modality.encode(x)
+    np.testing.assert_array_equal(tokens.reshape(-1), [-3, -2, -1, 6])
+    part = modality.encode(x, present=np.array([[True, True, True, False]]))
+    np.testing.assert_array_equal(part.reshape(-1), [-3, -2, -1, 0])
+    assert isinstance(tokens[:1], Tokens)
+    for computed in (tokens + 1, np.add(1, tokens), tokens.mean(axis=0), tokens.sum()):
+        assert not isinstance(computed, Tokens)
+    generator = MultimodalDiffusionTransformer([modality], MultimodalDiT([modality], **SMALL)).generator()
+    np.testing.assert_array_equal(generator.decode({"readings": tokens})["readings"], np.asarray(tokens) + 100)
+
+
+def test_columns_of_another_number_of_rows_are_refused():
+    model = make()
+    data, flags = batch_of(4), {"picture": np.ones((3, 2, 2), bool), "word": np.ones((4, 3), bool)}
+    with pytest.raises(ValueError, match="'known' of picture\": 3"):
+        model.precompute({**data, "known": flags})
+    with pytest.raises(ValueError, match="'present' of 'word' is bool"):
+        model.precompute({**data, "present": {"word": [True, None, True, True]}})
+    assert model.precompute({**data, "task": [0, 1, 2, 0]})["task"].shape == (4,)
 
 
 def test_warnings_of_what_would_train_badly():
@@ -212,6 +261,10 @@ def test_warnings_of_what_would_train_badly():
     model = MultimodalDiffusionTransformer(mods, MultimodalDiT(mods, **SMALL), seed=0)
     with pytest.warns(UserWarning, match="'readings' should have a mean of about 0 .* Received: 50 and 0"):
         model.precompute({"readings": np.full((2, 4, 2), 50.0, "float32")})
+    few = np.random.RandomState(0).normal(size=(100, 4, 2)).astype("float32")
+    with warnings.catch_warnings():  # what is absent does not count
+        warnings.simplefilter("error", UserWarning)
+        model.precompute({"readings": few, "present": {"readings": np.arange(100) < 1}})
     tokenizer = VQVAE((8, 8, 1), filters=(4,), quantizer=VectorQuantizer(8, 2))
     mods = [Modality("image", tokenizer)]
     model = MultimodalDiffusionTransformer(mods, MultimodalDiT(mods, **SMALL), seed=0)
@@ -380,7 +433,7 @@ def test_tasks_are_drawn_by_their_weights():
     assert "word" in model.trackers and "sound" not in model.trackers
     roles = numpy(model._draws.role("sound", model._draws.task(2000)))
     assert set(roles) == {1, 2} and abs(np.mean(roles == 2) - 0.75) < 0.05  # absent, and not given
-    with pytest.raises(ValueError, match="not learned"):  # what has weight 0 is not trained
+    with pytest.raises(ValueError, match="No task has 'picture' wanted"):  # what has weight 0 is not trained
         make(task_weights={**weights, "rest_to_word": 0.0}).generator().generate(want=["picture"])
     model.compile("sgd", run_eagerly=True)
     with pytest.raises(ValueError, match=r"tasks that are learned. Received: \['all'\], of weight 0"):

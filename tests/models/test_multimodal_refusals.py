@@ -79,7 +79,7 @@ def test_what_can_not_be_built(call, words):
         (lambda d: d.update(present={"word": True}), "rows"),
         (lambda d: d.update(present=np.ones(4, bool)), "'present' is a dict"),
         (lambda d: d.update(known=[True] * 4), "'known' is a dict"),
-        (lambda d: [d.pop(name) for name in ("picture", "word", "sound")], r"`fit` needs one of \[.*which tasks want"),
+        (lambda d: [d.pop(name) for name in ("picture", "word", "sound")], r"There is none of \[.*which tasks want"),
     ],
 )
 def test_what_fit_refuses(change, words):
@@ -143,6 +143,12 @@ def given():
         (lambda g, d: g.score({"word": d["word"], "sound": d["sound"]}), "one modality"),
         (lambda g, d: g.classify({}, "picture"), "one id"),
         (lambda g, d: g.embed({}), "`given` is a dict of at least one modality"),
+        (lambda g, d: g.generate({"word": 3}), "'word' needs a row for each example"),
+        (lambda g, d: g.generate({"word": "ab"}), "'word' needs a row for each example"),
+        (lambda g, d: g.score(d["word"]), "`signals` is a dict"),
+        (lambda g, d: g.losses(d["word"], 0.5), "`signals` is a dict"),
+        (lambda g, d: g.attention(d["word"], "word", "sound", 0.5), "`signals` is a dict"),
+        (lambda g, d: g.decode(d["word"]), "`tokens` is a dict"),
     ],
 )
 def test_what_a_generator_refuses(call, words, generator):
