@@ -17,11 +17,11 @@ import pathlib
 
 import keras
 import numpy as np
-from recipe import RATE, WORDS, Recipe, digit_signals, spoken_digit_signals, warm_cosine
+from recipe import RATE, WORDS, Recipe, digit_signals, spoken_digit_signals
 
 import keras_mmai
 from keras_mmai import Modality, metrics, visualization
-from keras_mmai.data import ArrayDataset, mix, write_wav
+from keras_mmai.data import mix, write_wav
 from keras_mmai.diffusion import MaskGIT
 from keras_mmai.layers import ResidualQuantizer, SEANetDecoder, SEANetEncoder, VectorQuantizer
 from keras_mmai.tokenizers import CharacterTokenizer, SpectralLoss
@@ -53,10 +53,7 @@ else:
 test, labels = {name: x[:num_test] for name, x in test.items()}, labels[:num_test]
 image = keras_mmai.VQVAE((28, 28, 1), filters=(32, 64), quantizer=VectorQuantizer(512, 4))
 for name, tokenizer in ({"image": image} if full else {"image": image, "sound": sound}).items():
-    data = ArrayDataset(train[name], batch_size=32)
-    tokenizer.compile(warm_cosine(keras.optimizers.Adam, 2e-3, epochs * len(data)))
-    tokenizer.fit(data, epochs=epochs, verbose=2)
-    recipe.lap(f"tokenizer of {name}")
+    recipe.fit_tokenizer(name, tokenizer, train[name], epochs)
 
 modalities = [
     Modality("image", image, tokens="latents"),

@@ -14,11 +14,11 @@ import pathlib
 
 import keras
 import numpy as np
-from recipe import Recipe, warm_cosine
+from recipe import Recipe
 
 import keras_mmai
 from keras_mmai import Modality, metrics, visualization
-from keras_mmai.data import ArrayDataset, load_mnist, moving_digits
+from keras_mmai.data import load_mnist, moving_digits
 from keras_mmai.layers import ConvDecoder, ConvEncoder, Framewise
 
 recipe = Recipe(
@@ -54,15 +54,12 @@ if args.tokenizer is None:
         ema_decays=(0.99,),
         seed=0,
     )
-    frames_alone = np.random.RandomState(0).permutation(train["videos"].reshape(-1, *test.shape[2:]))
-    data = ArrayDataset(frames_alone.reshape(-1, *test.shape[1:]), batch_size=4)  # of many videos: they differ more
-    tokenizer.compile(warm_cosine(keras.optimizers.Adam, 2e-3, epochs * len(data), global_clipnorm=1.0))
-    tokenizer.fit(data, epochs=epochs, verbose=2)
-    tokenizer.assign_averages()
+    # frames in any order, as each is encoded by itself: in a batch they differ more than those of one video
+    alone = np.random.RandomState(0).permutation(train["videos"].reshape(-1, *test.shape[2:]))
+    recipe.fit_tokenizer("video", tokenizer, alone.reshape(-1, *test.shape[1:]), epochs, 4, global_clipnorm=1.0)
     tokenizer.save(recipe.output / "tokenizer.keras")
 else:
     tokenizer = keras.models.load_model(args.tokenizer, compile=False)
-recipe.lap("tokenizer")
 
 modalities = [Modality("video", tokenizer, patch_size=(1, args.patch, args.patch))]
 network = keras_mmai.MultimodalDiT(modalities, hidden_dim=256, num_layers=layers, num_heads=4, attention=args.attention)
@@ -95,21 +92,17 @@ guesses = {
 }
 report = {"squared error": {}, "digits": {}}
 for name, guess in guesses.items():  # of pixels in [0, 1]
-    errors = np.mean((guess - test[:, given:]) ** 2 / 4, axis=(1, 2, 3, 4))
-    report["squared error"][name] = {
-        "mean": float(errors.mean()),
-        "standard error": float(errors.std() / num_test**0.5),
-    }
+    errors = np.mean((guess - test[:, given:]) ** 2 / 4, axis=(1, 2, 3, 4), dtype="float64")
+    report["squared error"][name] = {"mean": errors.mean(), "standard error": errors.std() / num_test**0.5}
 rows = np.arange(2 * num_videos) % num_videos  # two frames of each video
 pictures = train["videos"][rows, np.random.RandomState(0).randint(0, frames, len(rows))]
 judge = metrics.train_judge(pictures, train["labels"][rows, 0], epochs=2 if recipe.smoke else 6)
 for name, x in {"real": test, "tokenizer": decoded, "generated": made, "continued": continued[0]}.items():
     found = judge(x.reshape(-1, *x.shape[2:])).reshape(len(x), frames)
     votes = np.stack([np.bincount(row, minlength=10) for row in found])
-    report["digits"][name] = {"frames of the commonest": float(np.mean(votes.max(1) / frames))}
+    report["digits"][name] = {"frames of the commonest": np.mean(votes.max(1) / frames)}
     if name != "generated":
-        right = found[:, given:] == test_labels
-        report["digits"][name]["frames of the true digit, of the last"] = float(np.mean(right))
+        report["digits"][name]["frames of the true digit, of the last"] = np.mean(found[:, given:] == test_labels)
 recipe.lap("judging")
 recipe.write(report)
 

@@ -79,6 +79,15 @@ class Recipe:
         self.seconds[name], self.clock = round(time.time() - self.clock, 1), time.time()
         print(f"== {name}: {self.seconds[name]} s", flush=True)
 
+    def fit_tokenizer(self, name, tokenizer, signals, epochs, batch_size=32, **options):
+        """Trains a tokenizer by Adam, whose `options` these are; its weights become their averages if it keeps some."""
+        data = ArrayDataset(signals, batch_size=batch_size)
+        tokenizer.compile(warm_cosine(keras.optimizers.Adam, 2e-3, epochs * len(data), **options))
+        tokenizer.fit(data, epochs=epochs, verbose=2)
+        if tokenizer.ema_decays:
+            tokenizer.assign_averages()
+        self.lap(f"tokenizer of {name}")
+
     def fit(self, model, tokens, peak, batch_size=32):
         """Trains a transformer by Muon for at least `steps` steps: whole epochs."""
         data = ArrayDataset(tokens, batch_size=batch_size, seed=self.arguments.seed)

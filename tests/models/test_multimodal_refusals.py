@@ -42,6 +42,7 @@ from keras_mmai.tokenizers import PassThrough
         (lambda: make(tasks={"a": (("word",), ())}), "wanted"),
         (lambda: make(tasks={"a": (("word",), ("word",))}), "given is not wanted"),
         (lambda: make(tasks={"a": ("word", "picture")}), "two tuples"),
+        (lambda: make(tasks={}), "`tasks` is a dict of"),
         (lambda: make(independent_times=2.0), "independent_times"),
         (lambda: make(task_weights={"nothing": 1.0}), "task_weights"),
         (lambda: make(task_weights={"all": -1.0}), "task_weights"),
@@ -167,6 +168,7 @@ def test_what_a_generator_refuses(call, words, generator):
         (dict(guidance=float("inf")), "finite number"),
         (dict(tasks=["all", "some"]), r"`tasks` are some of .*Received: \['all', 'some'\]"),
         (dict(tasks="all"), "`tasks` are some of"),
+        (dict(tasks=[]), "`tasks` are some of"),
         (dict(num_steps=0), "num_steps"),
     ],
 )
