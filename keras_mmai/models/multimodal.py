@@ -231,13 +231,14 @@ class MultimodalDiffusionTransformer(TrainingModel):
         rows = {name: len(data[name]) for name in names if name in data}
         if not rows:
             raise ValueError(f"There is none of the modalities {sorted(names)}. Received keys: {sorted(data)}")
-        others = {key: value for key, value in data.items() if key not in names}
-        for key, value in others.items():
-            of = value if key in DICTS else {"each example": value}
-            others[key] = value = {name: np.asarray(x) for name, x in of.items()}
-            rows.update({f"{key!r} of {name}": len(x) if x.ndim else "no" for name, x in value.items()})
-            if key not in DICTS:
-                others[key] = value["each example"]
+        others = {
+            key: {name: np.asarray(x) for name, x in value.items()} if key in DICTS else np.asarray(value)
+            for key, value in data.items()
+            if key not in names
+        }
+        columns = {f"{key!r} of {name}": x for key in DICTS for name, x in others.get(key, {}).items()}
+        columns |= {"'task'": others["task"]} if "task" in others else {}
+        rows.update({name: len(x) if x.ndim else "no" for name, x in columns.items()})
         if len(set(rows.values())) > 1:
             raise ValueError(f"Every modality needs a row for each example. Received: {rows} rows")
         self._check_others(others)
