@@ -232,7 +232,11 @@ class Maker:
 
     tasks = {"word_to_picture": (("word",), ("picture",)), "both": ((), ("picture", "word")), "word": ((), ("word",))}
 
-    def generate(self, given, want, num_samples=None, seed=0):
+    def guides(self, given, want):
+        return given
+
+    def generate(self, given, want, num_samples=None, seed=0, guidance=None):
+        assert guidance is None or set(guidance) == set(given)
         n = num_samples or len(next(iter(given.values())))
         out = {"picture": np.full((n, 2, 2, 1), 1.0 if given else 0.0), "word": ["a", "the", "of"][:n]}
         return {name: out[name] for name in want}
@@ -241,7 +245,7 @@ class Maker:
 def test_filling_table_shows_what_is_given_and_what_is_made_of_it(tmp_path):
     example = {"picture": np.full((1, 2, 2, 1), -1.0), "word": ["one"]}
     path = tmp_path / "table.png"
-    figure = visualization.filling_table(Maker(), example, num_joint=2, path=path)
+    figure = visualization.filling_table(Maker(), example, num_joint=2, path=path, guidance={"word": 2.0})
     assert path.stat().st_size > 1000
     panels = np.array(figure.axes).reshape(2, 4)
     assert [panel.get_title() for panel in panels[0]] == ["recorded", "of word", "of nothing", "of nothing"]
