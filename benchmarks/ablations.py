@@ -25,9 +25,9 @@ same settings is in report.json and is not measured again: rows and seeds can be
 import argparse
 import json
 import pathlib
+import sys
 import time
 
-import digits
 import keras
 import numpy as np
 from keras import ops
@@ -36,6 +36,9 @@ from keras_mmai import Modality, MultimodalDiffusionTransformer, MultimodalDiT, 
 from keras_mmai.data import ArrayDataset
 from keras_mmai.layers import TimestepEmbedding
 from keras_mmai.tokenizers import CharacterTokenizer, PassThrough
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
+from recipe import digit_judges, digit_signals, named
 
 LETTERS = CharacterTokenizer(5, "efghinorstuvwxz")
 NAMES = ("image", "sound", "word")
@@ -92,9 +95,9 @@ def one_hot(words):
     return 2.0 * np.eye(LETTERS.vocabulary, dtype="float32")[LETTERS.encode(words)] - 1.0
 
 
-def named(words):
+def named_by_letters(words):
     """Texts, or letters (n, 5, vocabulary), to digits."""
-    return digits.named(LETTERS.decode(words.argmax(-1).astype("int32")) if isinstance(words, np.ndarray) else words)
+    return named(LETTERS.decode(words.argmax(-1).astype("int32")) if isinstance(words, np.ndarray) else words)
 
 
 def run(row, seed, tokenizers, train, test, labels, judges, args):
@@ -163,11 +166,11 @@ def main():
     if report["settings"] != settings:
         raise SystemExit(f"{kept} is of other settings, {report['settings']}: choose another --output.")
 
-    (train, train_labels), (test, labels) = digits.signals(args.digits, args.samples)
+    (train, train_labels), (test, labels) = digit_signals(args.digits, args.samples)
     of_generator = {m.name: m.tokenizer for m in keras.models.load_model(args.generator).modalities}
     tokenizers = {name: of_generator[name] for name in ("image", "sound")}
     keras.utils.set_random_seed(0)
-    judges = {**digits.judges(train, train_labels, 8), "word": named}
+    judges = {**digit_judges(train, train_labels, 8), "word": named_by_letters}
     for seed in args.seeds:
         for name in args.rows:
             row = report["rows"].setdefault(name, {})

@@ -127,8 +127,10 @@ def speed(args):
 
 
 def vaes(args):
-    import digits
     import keras
+
+    sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
+    from recipe import digit_judges, digit_signals
 
     from keras_mmai import Modality, memory, metrics
     from keras_mmai.tokenizers import CharacterTokenizer, PassThrough
@@ -137,7 +139,7 @@ def vaes(args):
     memory.keep_freed_memory()
     num_test, epochs = (20, 1) if args.smoke else (500, 8)
     args.epochs = 1 if args.smoke else args.epochs
-    (train, train_labels), (test, labels) = digits.signals(num_test=num_test)
+    (train, train_labels), (test, labels) = digit_signals(num_test=num_test)
     generator = keras.models.load_model(args.generator)
     tokenizers = {m.name: m.tokenizer for m in generator.modalities}
     modalities = [
@@ -146,7 +148,7 @@ def vaes(args):
         Modality("word", CharacterTokenizer(5, "efghinorstuvwxz")),
     ]
     tokens = {m.name: m.encode(train[m.name]) for m in modalities}
-    judges = digits.judges(train, train_labels, epochs)
+    judges = digit_judges(train, train_labels, epochs)
     judged = (test, labels, judges)
     reference = {name: train[name][: 2 * num_test] for name in ("image", "sound")}
     report = {"image": "pixels" if args.pixels else "latents", "models": {}}

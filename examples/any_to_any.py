@@ -17,7 +17,7 @@ import pathlib
 
 import keras
 import numpy as np
-from recipe import RATE, WORDS, Recipe, digit_signals, spoken_digit_signals
+from recipe import RATE, WORDS, Recipe, digit_judges, digit_signals, spoken_digit_signals
 
 import keras_mmai
 from keras_mmai import Modality, metrics, visualization
@@ -30,6 +30,7 @@ recipe = Recipe(
     __doc__,
     "any_to_any",
     steps=6500,
+    tokenizers=True,
     full=dict(type=pathlib.Path, metavar="CODEC", help="codec.keras of audio_codec.py, for the larger size"),
     heard=dict(type=float, default=1.0, help="share of the training examples that have a sound"),
 )
@@ -50,10 +51,10 @@ else:
         perceptual_loss=SpectralLoss(RATE, mel_weight=15.0),
         sample_rate=RATE,
     )
-test, labels = {name: x[:num_test] for name, x in test.items()}, labels[:num_test]
+    sound = recipe.fit_tokenizer("sound", sound, train["sound"], epochs)
 image = keras_mmai.VQVAE((28, 28, 1), filters=(32, 64), quantizer=VectorQuantizer(512, 4))
-for name, tokenizer in ({"image": image} if full else {"image": image, "sound": sound}).items():
-    recipe.fit_tokenizer(name, tokenizer, train[name], epochs)
+image = recipe.fit_tokenizer("image", image, train["image"], epochs)
+test, labels = {name: x[:num_test] for name, x in test.items()}, labels[:num_test]
 
 modalities = [
     Modality("image", image, tokens="latents"),
@@ -76,11 +77,7 @@ if recipe.arguments.heard < 1:
 recipe.lap("tokens")
 recipe.fit(model, tokens, peak=5e-3)
 
-judges = {
-    "image": metrics.train_judge(train["image"], train_labels, epochs),
-    "sound": metrics.train_judge(train["sound"], train_labels, epochs, sample_rate=RATE),
-    "word": lambda words: np.array([WORDS.index(word) if word in WORDS else -1 for word in words]),
-}
+judges = digit_judges(train, train_labels, epochs)
 recipe.lap("judges")
 # unless it is given, the word is made first, one letter after the other, asked for or not: the others are made of it
 guidance = {"image": 1.5, "sound": 1.5, "word": 1.5}

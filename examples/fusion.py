@@ -10,10 +10,10 @@ both together are right more often than the better alone.
 
 import keras
 import numpy as np
-from recipe import Recipe
+from recipe import Recipe, mean_with_error
 
 import keras_mmai
-from keras_mmai import Modality, visualization
+from keras_mmai import Modality, metrics, visualization
 from keras_mmai.data import dial_tones, load_mnist
 from keras_mmai.tokenizers import LabelTokenizer, PassThrough
 
@@ -40,7 +40,7 @@ def examples(digits, corrupted, noise, seed):
 
 digits = load_mnist()
 if recipe.smoke:
-    digits = {part: {k: v[:200] for k, v in rows.items()} for part, rows in digits.items()}
+    digits = keras.tree.map_structure(lambda x: x[:200], digits)
 many = {k: np.concatenate([v] * copies) for k, v in digits["train"].items()}  # each time with another sound
 noise = np.random.RandomState(0).uniform(0, loudest, (len(many["labels"]), 1))
 train, test = examples(many, 0.6, noise, seed=1), examples(digits["test"], 1.0, loudest, seed=2)
@@ -66,26 +66,22 @@ def ask(method, rows, names, *target):
 
 
 def probe(names):
-    """What a linear map of features says, which ridge regression on features of 4,000 training examples finds."""
-    some = {k: v[:4000] for k, v in train.items() if k != "present"}
-    some["present"] = {"image": train["present"]["image"][:4000]}
+    """What a linear map of the features says."""
     x, y = (ask(generator.embed, rows, names) for rows in (some, test))
-    mean, deviation = x.mean(0), x.std(0) + 1e-6
-    x, y = (np.pad((f - mean) / deviation, ((0, 0), (0, 1)), constant_values=1.0) for f in (x, y))
-    return y @ np.linalg.solve(x.T @ x + np.eye(x.shape[1]), x.T @ np.eye(10)[some["label"]])
+    return metrics.linear_probe(x, some["label"], y)
 
 
 def scores(guesses):
     """By what is given, the share of guesses that are right, and how many more are by both than by the better alone."""
-    right = {name: (x.argmax(-1) == test["label"]).astype("float64") for name, x in guesses.items()}
+    right = {name: x.argmax(-1) == test["label"] for name, x in guesses.items()}
     better = max("image", "sound", key=lambda name: right[name].mean())
-    right["both, less the better alone"] = right["both"] - right[better]
+    right["both, less the better alone"] = right["both"] - 1.0 * right[better]
     if "product" in right:
-        right["product, less both"] = right["product"] - right["both"]
-    error = 1 / np.sqrt(len(test["label"]))
-    return {k: {"accuracy": float(x.mean()), "standard error": float(error * x.std())} for k, x in right.items()}
+        right["product, less both"] = right["product"] - 1.0 * right["both"]
+    return {name: mean_with_error(x) for name, x in right.items()}
 
 
+some = keras.tree.map_structure(lambda x: x[:4000], train)
 said = {name: ask(generator.classify, test, names, "label") for name, names in given.items()}
 # Bayes' rule: image and sound of a digit are independent, and digits as frequent
 said["product"] = said["image"] * said["sound"]

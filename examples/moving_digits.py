@@ -10,11 +10,8 @@ frames, and of the others all frames. Writes report.json, film strips, a GIF, th
 minutes on one core.
 """
 
-import pathlib
-
-import keras
 import numpy as np
-from recipe import Recipe
+from recipe import Recipe, mean_with_error
 
 import keras_mmai
 from keras_mmai import Modality, metrics, visualization
@@ -25,7 +22,7 @@ recipe = Recipe(
     __doc__,
     "moving_run",
     steps=6000,
-    tokenizer=dict(type=pathlib.Path, help="tokenizer.keras of an earlier run, instead of training one"),
+    tokenizers=True,
     patch=dict(type=int, default=2, help="latents of a frame along y and along x that are one token"),
     attention=dict(choices=("full", "factorized"), default="full", help="see MultimodalDiT"),
 )
@@ -43,23 +40,19 @@ def videos(digits, n, seed):
 digits = load_mnist()
 train, test = videos(digits["train"], num_videos, 0), videos(digits["test"], num_test, 1)
 test, test_labels = test["videos"], test["labels"]  # (n, frames, 32, 32, 1) and (n, 1)
-if args.tokenizer is None:
-    tokenizer = keras_mmai.VAE(
-        test.shape[1:],
-        latent_dim=16,
-        encoder=Framewise(ConvEncoder((32, 64, 128, 128), 32)),
-        decoder=Framewise(ConvDecoder((32, 64, 128, 128), 1)),
-        causal=True,
-        data_variance=float(train["videos"].var()),
-        ema_decays=(0.99,),
-        seed=0,
-    )
-    # frames in any order, as each is encoded by itself: in a batch they differ more than those of one video
-    alone = np.random.RandomState(0).permutation(train["videos"].reshape(-1, *test.shape[2:]))
-    recipe.fit_tokenizer("video", tokenizer, alone.reshape(-1, *test.shape[1:]), epochs, 4, global_clipnorm=1.0)
-    tokenizer.save(recipe.output / "tokenizer.keras")
-else:
-    tokenizer = keras.models.load_model(args.tokenizer, compile=False)
+tokenizer = keras_mmai.VAE(
+    test.shape[1:],
+    latent_dim=8,
+    encoder=Framewise(ConvEncoder((32, 64, 128, 128), 16)),
+    decoder=Framewise(ConvDecoder((32, 64, 128, 128), 1)),
+    causal=True,
+    data_variance=float(train["videos"].var()),
+    ema_decays=(0.99,),
+    seed=0,
+)
+# frames in any order, as each is encoded by itself: in a batch they differ more than those of one video
+alone = np.random.RandomState(0).permutation(train["videos"].reshape(-1, *test.shape[2:])).reshape(-1, *test.shape[1:])
+tokenizer = recipe.fit_tokenizer("video", tokenizer, alone, epochs, batch_size=4, global_clipnorm=1.0)
 
 modalities = [Modality("video", tokenizer, patch_size=(1, args.patch, args.patch))]
 network = keras_mmai.MultimodalDiT(modalities, hidden_dim=256, num_layers=layers, num_heads=4, attention=args.attention)
@@ -80,7 +73,7 @@ continued = np.stack(
 made = generator.generate(num_samples=num_test, seed=draws)["video"].clip(-1, 1)
 recipe.lap("sampling")
 
-ahead = continued[:, :, given:]
+ahead, truth = continued[:, :, given:], test[:, given:]
 decoded = generator.decode(model.precompute({"video": test}, verbose=0))["video"].clip(-1, 1)
 guesses = {
     "one sample": ahead[0],
@@ -90,21 +83,20 @@ guesses = {
     "black": -1.0,
     "tokenizer, which sees them": decoded[:, given:],
 }
-report = {"squared error": {}, "digits": {}}
-for name, guess in guesses.items():  # of pixels in [0, 1]
-    errors = np.mean((guess - test[:, given:]) ** 2 / 4, axis=(1, 2, 3, 4), dtype="float64")
-    report["squared error"][name] = {"mean": errors.mean(), "standard error": errors.std() / num_test**0.5}
+errors = {  # of pixels in [0, 1]
+    name: mean_with_error(np.mean((guess - truth) ** 2 / 4, axis=(1, 2, 3, 4))) for name, guess in guesses.items()
+}
 rows = np.arange(2 * num_videos) % num_videos  # two frames of each video
 pictures = train["videos"][rows, np.random.RandomState(0).randint(0, frames, len(rows))]
-judge = metrics.train_judge(pictures, train["labels"][rows, 0], epochs=2 if recipe.smoke else 6)
+judge, shares = metrics.train_judge(pictures, train["labels"][rows, 0], 2 if recipe.smoke else 6), {}
 for name, x in {"real": test, "tokenizer": decoded, "generated": made, "continued": continued[0]}.items():
     found = judge(x.reshape(-1, *x.shape[2:])).reshape(len(x), frames)
-    votes = np.stack([np.bincount(row, minlength=10) for row in found])
-    report["digits"][name] = {"frames of the commonest": np.mean(votes.max(1) / frames)}
+    commonest = [np.bincount(row, minlength=10).max() / frames for row in found]
+    shares[name] = {"frames of the commonest": float(np.mean(commonest))}
     if name != "generated":
-        report["digits"][name]["frames of the true digit, of the last"] = np.mean(found[:, given:] == test_labels)
+        shares[name]["frames of the true digit, of the last"] = float(np.mean(found[:, given:] == test_labels))
 recipe.lap("judging")
-recipe.write(report)
+recipe.write({"squared error": errors, "digits": shares})
 
 pairs = np.stack([test[:4], *continued[:2, :4]], 1).reshape(-1, *test.shape[1:])
 names = ["real", "one", "another"] * 4

@@ -9,20 +9,21 @@ import keras
 import numpy as np
 
 import keras_mmai
+from keras_mmai import metrics
 from keras_mmai.data import ArrayDataset, dial_tones, load_mnist, load_spoken_digits, vary_waveforms
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 RATE = 8000
 
 
-def digit_signals():
+def digit_signals(num_train=None, num_test=None):
     """Image, sound (the tones of a telephone key, of its own in each row) and word of the training and the test digits
-    of `load_mnist`. Two pairs of signals and labels."""
+    of `load_mnist`, or as many of them. Two pairs of signals and labels."""
     parts = []
-    for seed, digits in enumerate(load_mnist().values()):
-        labels = digits["labels"]
-        sounds = dial_tones(labels, 2048, RATE, seed=seed)
-        parts.append(({"image": digits["images"], "sound": sounds, "word": [WORDS[n] for n in labels]}, labels))
+    for seed, (digits, count) in enumerate(zip(load_mnist().values(), (num_train, num_test))):
+        labels = digits["labels"][:count]
+        sounds = dial_tones(digits["labels"], 2048, RATE, seed=seed)[:count]
+        parts.append(({"image": digits["images"][:count], "sound": sounds, "word": [WORDS[n] for n in labels]}, labels))
     return parts
 
 
@@ -48,6 +49,23 @@ def spoken_digit_signals(num_samples, count=None):
     return [({"image": i, "sound": s, "word": [WORDS[n] for n in labels]}, labels) for i, s, labels in parts]
 
 
+def named(words):
+    """Texts to digits; -1 is no word."""
+    return np.array([WORDS.index(word) if word in WORDS else -1 for word in words])
+
+
+def digit_judges(signals, labels, epochs):
+    """Classifiers of image and sound, and what reads a word."""
+    judge = metrics.train_judge
+    image, sound = judge(signals["image"], labels, epochs), judge(signals["sound"], labels, epochs, sample_rate=RATE)
+    return {"image": image, "sound": sound, "word": named}
+
+
+def mean_with_error(x):
+    """The mean of measurements (n,) and its standard error."""
+    return {"mean": float(np.mean(x)), "standard error": float(np.std(x) / len(x) ** 0.5)}
+
+
 class Recipe:
     """Reads --output, --steps, --seed, --smoke and what else is asked for, and keeps the time.
 
@@ -55,15 +73,19 @@ class Recipe:
         doc: the recipe's docstring.
         output: the folder's default name.
         steps: default number of the transformer's steps; 10 with --smoke.
+        tokenizers: whether it trains some, so that --tokenizers can name the folder of an earlier run that has them.
         options: by name, what `add_argument` takes.
     """
 
-    def __init__(self, doc, output, steps, **options):
+    def __init__(self, doc, output, steps, tokenizers=False, **options):
         parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("--output", type=pathlib.Path, default=output)
         parser.add_argument("--steps", type=int, default=steps)
         parser.add_argument("--seed", type=int, default=0)
         parser.add_argument("--smoke", action="store_true", help="a few steps of everything")
+        if tokenizers:
+            told = "folder of an earlier run, whose tokenizers are taken instead of training some"
+            parser.add_argument("--tokenizers", type=pathlib.Path, help=told)
         for name, option in options.items():
             parser.add_argument(f"--{name}", **option)
         self.arguments = parser.parse_args()
@@ -80,13 +102,20 @@ class Recipe:
         print(f"== {name}: {self.seconds[name]} s", flush=True)
 
     def fit_tokenizer(self, name, tokenizer, signals, epochs, batch_size=32, **options):
-        """Trains a tokenizer by Adam, whose `options` these are; its weights become their averages if it keeps some."""
-        data = ArrayDataset(signals, batch_size=batch_size)
-        tokenizer.compile(warm_cosine(keras.optimizers.Adam, 2e-3, epochs * len(data), **options))
-        tokenizer.fit(data, epochs=epochs, verbose=2)
-        if tokenizer.ema_decays:
-            tokenizer.assign_averages()
+        """Trains a tokenizer by Adam, whose `options` these are, and returns it with the averages of its weights, where
+        it keeps some; or returns that of --tokenizers. It is saved as name_tokenizer.keras."""
+        file = f"{name}_tokenizer.keras"
+        if self.arguments.tokenizers:
+            tokenizer = keras.models.load_model(self.arguments.tokenizers / file, compile=False)
+        else:
+            data = ArrayDataset(signals, batch_size=batch_size)
+            tokenizer.compile(warm_cosine(keras.optimizers.Adam, 2e-3, epochs * len(data), **options))
+            tokenizer.fit(data, epochs=epochs, verbose=2)
+            if tokenizer.ema_decays:
+                tokenizer.assign_averages()
+        tokenizer.save(self.output / file)
         self.lap(f"tokenizer of {name}")
+        return tokenizer
 
     def fit(self, model, tokens, peak, batch_size=32):
         """Trains a transformer by Muon for at least `steps` steps: whole epochs."""

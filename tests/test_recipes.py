@@ -101,12 +101,12 @@ def test_fusion(tmp_path):
     pytest.importorskip("mlxtend")
     report, _ = smoke("fusion.py", tmp_path)
     for way in ("classify", "linear probe"):
-        share = {name: row["accuracy"] for name, row in report[way].items()}
+        share = {name: row["mean"] for name, row in report[way].items()}
         alone = max(share["image"], share["sound"])
         assert share["both, less the better alone"] == pytest.approx(share["both"] - alone)
         assert 0.05 < share["sound"] < 0.95
         row = report[way]["both"]
-        assert row["standard error"] == pytest.approx((row["accuracy"] * (1 - row["accuracy"]) / 200) ** 0.5)
+        assert row["standard error"] == pytest.approx((row["mean"] * (1 - row["mean"]) / 200) ** 0.5)
     for name in ("said.png", "generator.keras"):
         assert (tmp_path / name).stat().st_size > 1000
 
@@ -121,7 +121,7 @@ def test_moving_digits(tmp_path):
     for name, row in report["digits"].items():
         assert row["frames of the commonest"] <= report["digits"]["real"]["frames of the commonest"]
         assert name == "generated" or 0 <= row["frames of the true digit, of the last"] <= 1
-    tokenizer = keras.models.load_model(tmp_path / "tokenizer.keras", compile=False)
+    tokenizer = keras.models.load_model(tmp_path / "video_tokenizer.keras", compile=False)
     video = np.random.default_rng(0).uniform(-1, 1, (2, 16, 32, 32, 1)).astype("float32")
     tokens = keras.ops.convert_to_numpy(tokenizer.encode(video))
     video[:, 8:] = -1.0

@@ -3,13 +3,13 @@
 import numpy as np
 
 
-def as_features(features, name):
-    """`features` as float64 `(n, d)`, or an error that calls them `name`."""
+def as_features(features, name, least=2):
+    """`features` as float64 `(n, d)`, of at least so many rows, or an error that calls them `name`."""
     features = np.asarray(features, "float64")
-    if features.ndim != 2 or len(features) < 2:
+    if features.ndim != 2 or len(features) < least:
         raise ValueError(
-            f"`{name}` must be (n, d) with n >= 2 rows, one feature vector for each sample; flatten or pool other axes "
-            f"first. Received shape: {features.shape}"
+            f"`{name}` must be (n, d) with n >= {least} rows, one feature vector for each sample; flatten or pool "
+            f"other axes first. Received shape: {features.shape}"
         )
     if not np.isfinite(features).all():
         bad = np.count_nonzero(~np.isfinite(features).all(axis=1))
