@@ -79,7 +79,7 @@ class Door:
                 "`known` is for exactly what is both given and wanted: it says which tokens stay. Received: "
                 f"given={sorted(given)}, want={sorted(want)}, known={sorted(known)}"
             )
-        if steps is not None and (not isinstance(steps, int | np.integer) or steps < 1):
+        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1):
             raise ValueError(f"`steps` is an int of at least 1. Received: {steps}")
         if seed is None:
             raise ValueError("`seed` is an int, or int32 (n, 2). Received: None")
@@ -101,12 +101,14 @@ class Door:
                 raise ValueError(f"{name!r} needs a row for each example, an array or list. Received: {x!r:.100}")
         sizes = {name: len(x) for name, x in given.items()}
         if num_samples is not None:
+            if isinstance(num_samples, bool) or not isinstance(num_samples, int | np.integer):
+                raise ValueError(f"`num_samples` is an int. Received: {num_samples!r}")
             sizes["num_samples"] = num_samples
         if len(set(sizes.values())) > 1:
-            raise ValueError(f"What is given needs one row for each sample. Received: {sizes} rows")
+            raise ValueError(f"`given` needs one row for each sample. Received: {sizes} rows")
         rows = next(iter(sizes.values()), 1)
         if rows < 1:
-            raise ValueError(f"There is nothing to do: {sizes} rows.")
+            raise ValueError(f"There is nothing to do: `given` and `num_samples` have {sizes} rows.")
         absent = sorted(set(present or {}) - set(given))
         if absent:
             raise ValueError(f"`present` is of what is given, {sorted(given)}. Received: {absent}")

@@ -34,9 +34,10 @@ class MultimodalDiffusionTransformer(TrainingModel):
       `Modality.encode` for what the rest may hold;
     * "known": a dict of bool (b, *grid), by name: which tokens are known where their modality is generated, as in
       `MultimodalGenerator.generate`. Of a modality that is not in it they are drawn (`partly_known`);
-    * "task" (b,) int32, the place in `tasks`; "t" and "noise", dicts by name of (b,) and of the shape of the tokens,
-      Gaussian for latents and uniform in [0, 1) for ids. They are drawn if they are absent; with "t" given, every token
-      that is not in "known" has that noise level.
+    * "task" (b,) int32, the place in `tasks`; "t", a dict by name of noise levels (b,), or (b, *grid) for each token
+      its own, as in diffusion forcing (Chen et al. 2024, arXiv:2407.01392), in [0, 1]; "noise", a dict by name, of the
+      shape of the tokens, Gaussian for latents and uniform in [0, 1) for ids. They are drawn if they are absent; with
+      "t" given, every token that is not in "known" has that noise level.
 
     The losses are named as the modalities that tasks of a weight above 0 want: their `weight` times the mean of the
     process's loss over the examples that generate it; with a `sample_weight`, the mean by these weights, times the mean
@@ -145,7 +146,7 @@ class MultimodalDiffusionTransformer(TrainingModel):
             m.name: {
                 "output": outputs[m.name],
                 "target": targets[m.name],
-                "t": t[m.name],
+                "t": self._spread(m.name, t[m.name]),
                 "wanted": learned[m.name],
             }
             for m in generable
@@ -159,13 +160,17 @@ class MultimodalDiffusionTransformer(TrainingModel):
             # what is absent may hold anything, and NaN would reach the gradient even at weight zero
             content = ops.where(space.spread(present[m.name]), tokens[m.name], ops.zeros_like(tokens[m.name]))
             noise = self._noise(m, x, content)
-            noisy[m.name], targets[m.name] = m.process.corrupt(content, t[m.name], noise)
+            noisy[m.name], targets[m.name] = m.process.corrupt(content, self._spread(m.name, t[m.name]), noise)
             learned[m.name] = ops.logical_and(present[m.name], wanted[m.name][:, None])
             if m.name in known:
                 stays = space.spread(known[m.name])
                 noisy[m.name] = ops.where(stays, ops.cast(content, noisy[m.name].dtype), noisy[m.name])
                 learned[m.name] = ops.logical_and(learned[m.name], ops.logical_not(known[m.name]))
         return noisy, targets, learned
+
+    def _spread(self, name, t):
+        """Noise levels (b,) as they are; those of tokens, (b, n), as such that broadcast over what they hold."""
+        return t if len(t.shape) == 1 else self.network.spaces[name].spread(t)
 
     def _see(self, here):
         """Remembers which modalities some training example had."""
@@ -189,7 +194,7 @@ class MultimodalDiffusionTransformer(TrainingModel):
     def _times_and_known(self, generable, wanted, x, batch):
         """The noise level of each modality, 0 where it is not generated, and the tokens of some that are known."""
         if "t" in x:
-            levels, known = {m.name: ops.cast(x["t"][m.name], "float32") for m in generable}, {}
+            levels, known = {m.name: self._levels(m.name, x["t"]) for m in generable}, {}
         else:
             levels = self._draws.times(generable, batch)
             lengths = {m.name: self.network.spaces[m.name].num_tokens for m in generable if self.partly_known}
@@ -197,7 +202,21 @@ class MultimodalDiffusionTransformer(TrainingModel):
         for name, flags in x.get("known", {}).items():
             if name in wanted:
                 known[name] = ops.logical_and(self._flags("known", name, flags), wanted[name][:, None])
-        return {name: ops.where(flags, levels[name], 0.0) for name, flags in wanted.items()}, known
+        own = {name: len(level.shape) > 1 for name, level in levels.items()}
+        return {
+            name: ops.where(flags[:, None] if own[name] else flags, levels[name], 0.0) for name, flags in wanted.items()
+        }, known
+
+    def _levels(self, name, t):
+        """The noise levels in a batch that are given, checked: (b,) float32, or (b, n) of tokens."""
+        space = self.network.spaces[name]
+        if name not in t or tuple(t[name].shape[1:]) not in ((), space.grid):
+            raise ValueError(
+                f"'t' is a dict of noise levels (b,), or {('b', *space.grid)} for each token, also of {name!r}. "
+                f"Received: {tuple(t[name].shape) if name in t else sorted(t)}"
+            )
+        level = ops.cast(t[name], "float32")
+        return level if len(level.shape) == 1 else ops.reshape(level, (-1, space.num_tokens))
 
     def _noise(self, modality, x, tokens):
         noise = x.get("noise", {}).get(modality.name)
@@ -278,6 +297,10 @@ class MultimodalDiffusionTransformer(TrainingModel):
                 if flags.dtype.kind == "O":
                     raise ValueError(f"{key!r} of {name!r} is bool. Received: an array of Python objects")
                 self._flags(key, name, flags)
+        for name, t in others.get("t", {}).items():
+            t = np.asarray(t)
+            if t.dtype.kind not in "fiu" or not np.all((t >= 0) & (t <= 1)):
+                raise ValueError(f"'t' of {name!r} is of noise levels in [0, 1]. Received: {t!r:.100}")
         task = np.asarray(others.get("task", 0))
         if task.dtype.kind not in "iu" or (task.size and not 0 <= task.min() <= task.max() < len(self.tasks)):
             raise ValueError(f"'task' is of ints in 0..{len(self.tasks) - 1}. Received: {task!r:.100}")

@@ -28,9 +28,9 @@ class MultimodalDiT(keras.Model):
     time lies at one place. A modality that is not in the call is not in the sequence.
 
     Call, dicts by the names of `spaces`: `tokens`, noisy: latents (b, *shape) float or ids (b, *shape) int32, masked
-    with the id `vocabulary`; `t` (b,) float32 in [0, 1], the noise level of a modality, for each of `tokens` but the
-    conditions (`adaln`); `present` (b,) or (b, n) bool, or left out: all present; `known` (b, n) bool, the tokens at
-    noise level 0 whatever t says, or left out: none.
+    with the id `vocabulary`; `t` (b,) float32 in [0, 1], the noise level of a modality, or (b, n), that of each token,
+    for each of `tokens` but the conditions (`adaln`); `present` (b,) or (b, n) bool, or left out: all present; `known`
+    (b, n) bool, the tokens at noise level 0 whatever t says, or left out: none. One level for all tokens costs less.
 
     Returns a dict: for latents (b, *shape) float32, for ids logits (b, *shape, vocabulary) float32.
 
@@ -202,7 +202,7 @@ class MultimodalDiT(keras.Model):
             raise ValueError(f"There are no tokens of {sorted(self.sequence)}. Received: {sorted(tokens)}")
         batch = ops.shape(tokens[names[0]])[0]
 
-        parts, here, times = [], [], []
+        parts, here = [], []
         for name in names:
             n = self.spaces[name].num_tokens
             is_here = self._by_token(present.get(name, True), batch, n)
@@ -211,24 +211,12 @@ class MultimodalDiT(keras.Model):
                 x = x + ops.cast(self._added[name], x.dtype)
             parts.append(ops.where(is_here[..., None], x, 0.0))
             here.append(is_here)
-            times.append(ops.cast(t[name], "float32"))
         x, here = ops.concatenate(parts, axis=1), ops.concatenate(here, axis=1)
         rotary = None
         if self.positions != "sincos":
             rotary = [np.concatenate(tables) for tables in zip(*(self._rotary[name] for name in names))]
 
-        # one segment for each modality, and one more for its known tokens, if there are any
-        lengths = [self.spaces[name].num_tokens for name in names]
-        segments = ops.convert_to_tensor(np.repeat(np.eye(len(names), dtype="float32"), lengths, axis=0))
-        clean = [name for name in names if name in known]
-        if clean:
-            times += [ops.zeros_like(times[0])] * len(clean)
-            is_known = [self._by_token(known.get(name, False), batch, n) for name, n in zip(names, lengths)]
-            is_known = ops.cast(ops.concatenate(is_known, axis=1), "float32")[..., None]
-            of_known = ops.take(segments, [names.index(name) for name in clean], axis=1)
-            segments = ops.concatenate([segments * (1.0 - is_known), of_known * is_known], axis=-1)
-        rows = [self.sequence.index(name) for name in (*names, *clean)]
-        condition = self._condition(ops.stack(times, axis=1), rows)
+        condition, segments = self._segments(names, t, known, batch)
         for name, space in self.spaces.items():
             if space.adaln:
                 label = self._label(name, tokens, present, batch)
@@ -237,6 +225,34 @@ class MultimodalDiT(keras.Model):
         if self.streams == "separate":
             options["names"] = tuple(names)
         return x, {"names": names, "options": options}
+
+    def _segments(self, names, t, known, batch):
+        """The condition of every segment, (b, s, hidden_dim), and which one each token is of, one-hot (n, s) or
+        (b, n, s): one of each modality, and one more of its known tokens; or one of each token that has its own t."""
+        lengths = [self.spaces[name].num_tokens for name in names]
+        times, counts, clean = [], [], []
+        for name, n in zip(names, lengths):
+            level = ops.cast(t[name], "float32")
+            own = len(level.shape) > 1
+            if name in known and own:
+                level = ops.where(self._by_token(known[name], batch, n), 0.0, level)
+            elif name in known:
+                clean.append(name)
+            times.append(level if own else level[:, None])
+            counts.append(n if own else 1)
+        starts = np.cumsum([0, *counts])
+        places = [start + np.arange(n) * (count > 1) for start, n, count in zip(starts, lengths, counts)]
+        segments = ops.convert_to_tensor(np.eye(starts[-1], dtype="float32")[np.concatenate(places)])
+        rows = list(np.repeat([self.sequence.index(name) for name in names], counts))
+        if clean:
+            times.append(ops.zeros((batch, len(clean))))
+            rows += [self.sequence.index(name) for name in clean]
+            flags = [known[name] if name in clean else False for name in names]
+            is_known = [self._by_token(flag, batch, n) for flag, n in zip(flags, lengths)]
+            is_known = ops.cast(ops.concatenate(is_known, axis=1), "float32")[..., None]
+            of_known = ops.take(segments, [int(starts[names.index(name)]) for name in clean], axis=1)
+            segments = ops.concatenate([segments * (1.0 - is_known), of_known * is_known], axis=-1)
+        return self._condition(ops.concatenate(times, axis=1), rows), segments
 
     def _condition(self, times, rows):
         """Noise levels (b, s) of segments and which modality each is of: (b, s, hidden_dim)."""

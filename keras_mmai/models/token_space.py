@@ -70,7 +70,7 @@ class TokenSpace(Configurable):
         return self.num_codes * self.vocabulary
 
     def spread(self, flags):
-        """Flags of tokens (b, n), as flags that broadcast over what they hold, (b, *shape)."""
+        """Flags or numbers of tokens (b, n), as such that broadcast over what they hold, (b, *shape)."""
         flags = ops.reshape(flags, (-1, *self.grid, *[1] * (len(self.shape) - len(self.grid))))
         for axis, size in enumerate(self.patch_size, 1):
             flags = ops.repeat(flags, size, axis=axis) if size > 1 else flags

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from multimodal_models import SMALL, TASKS, awake, batch_of, losses_of, make, modalities, tensors
+from multimodal_models import SMALL, TASKS, assert_close, awake, batch_of, losses_of, make, modalities, tensors
 
 from keras_mmai import Modality, MultimodalDiffusionTransformer, MultimodalDiT
 from keras_mmai.data import ArrayDataset
@@ -232,3 +232,47 @@ def test_tasks_are_drawn_by_their_weights():
         model.fit({**batch_of(4), "task": np.array([1, 0, 3, 3], "int32")}, verbose=0)
     draws = make(task_weights={"all": 0.0})._draws
     assert set(numpy(draws.role("word", draws.task(99)))) == {0, 1}
+
+
+def test_noise_levels_of_tokens():
+    model, batch = make(), batch_of(6, given=True)
+    batch["task"] = np.zeros(6, "int32")
+    grids = {"picture": (2, 2), "word": (3,), "sound": (4,)}
+    alike = {
+        name: np.ones((6, *grid), "float32") * t.reshape(-1, *[1] * len(grid))
+        for (name, grid), t in zip(grids.items(), batch["t"].values())
+    }
+    whole = model(tensors(batch))
+    out = model(tensors({**batch, "t": alike}))
+    assert_close(losses_of(model, out), losses_of(model, whole))
+    random = np.random.RandomState(1)
+    own = {name: random.uniform(0.2, 0.9, t.shape).astype("float32") for name, t in alike.items()}
+    out = model(tensors({**batch, "t": own}))
+    noisy = own["word"] > batch["noise"]["word"]
+    np.testing.assert_array_equal(numpy(out["word"]["target"]), np.where(noisy, batch["word"], -1))
+    log_p = numpy(ops.log_softmax(out["word"]["output"], axis=-1))
+    log_p = np.take_along_axis(log_p, batch["word"][..., None], axis=-1)[..., 0]
+    expected = np.where(noisy, -log_p / own["word"], 0.0).mean(1)
+    np.testing.assert_allclose(numpy(losses_of(model, out)["word"]), expected, rtol=1e-4)
+    levels = own["picture"].repeat(2, 1).repeat(2, 2)[..., None]  # of patches of 2 x 2
+    velocity = batch["noise"]["picture"] - batch["picture"]
+    np.testing.assert_allclose(numpy(out["picture"]["target"]), velocity, atol=1e-6)
+    noised = {name: (1 - levels) * batch[name] + levels * batch["noise"][name] for name in ["picture"]}
+    noised["word"] = np.where(noisy, 6, batch["word"])
+    noised["sound"] = np.where(own["sound"][..., None] > batch["noise"]["sound"], 5, batch["sound"])
+    again = model.network(tensors(noised), {name: t.reshape(6, -1) for name, t in own.items()})
+    assert_close(again, {name: out[name]["output"] for name in again})
+
+
+def test_noise_levels_that_are_none():
+    model, batch = make(), batch_of(6, given=True)
+    model.compile("adam")
+    t = batch["t"]
+    for changed, message in (
+        ({"word": t["word"]}, "also of 'picture'"),
+        ({**t, "word": np.ones((6, 2), "float32")}, "also of 'word'"),
+        ({**t, "sound": 7.0 * t["sound"]}, "'sound' is of noise levels in"),
+        ({**t, "sound": np.nan * t["sound"]}, "'sound' is of noise levels in"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.fit({**batch, "t": changed}, batch_size=6, verbose=0)

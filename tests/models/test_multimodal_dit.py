@@ -142,3 +142,17 @@ def test_mixed_precision_keeps_times_and_outputs_float32():
     exact = twin(tensors({name: batch_of(5)[name] for name in ("picture", "word")}), times())
     assert_close(outputs, exact, atol=0.1)
     assert all(keras.backend.standardize_dtype(x.dtype) == "float32" for x in outputs.values())
+
+
+def test_each_token_can_have_a_noise_level_of_its_own(network, tokens):
+    level, grid = np.linspace(0.1, 0.9, 5).astype("float32"), {"picture": 4, "word": 3, "sound": 4}
+    alike = {name: np.repeat(level[:, None], n, axis=1) for name, n in grid.items()}
+    whole = network(tensors(tokens), dict.fromkeys(grid, level))
+    assert_close(network(tensors(tokens), alike), whole)
+    known = {"picture": np.arange(4)[None] < [[2]] * 5, "sound": np.arange(4)[None] < [[1]] * 5}
+    clean = {**alike, **{name: np.where(flags, 0.0, alike[name]).astype("float32") for name, flags in known.items()}}
+    by_known = network(tensors(tokens), dict.fromkeys(grid, level), known=known)
+    assert_close(network(tensors(tokens), clean), by_known)
+    mixed = {"picture": alike["picture"], "word": level, "sound": clean["sound"]}
+    assert_close(network(tensors(tokens), mixed, known=known), by_known)
+    assert np.abs(numpy(by_known["picture"]) - numpy(whole["picture"])).max() > 1e-3
