@@ -20,47 +20,31 @@ import numpy as np
 from recipe import RATE, WORDS, Recipe, digit_judges, digit_signals, spoken_digit_signals
 
 import keras_mmai
-from keras_mmai import Modality, metrics, visualization
+from keras_mmai import Modality, metrics, presets, visualization
 from keras_mmai.data import mix, write_wav
 from keras_mmai.diffusion import MaskGIT
-from keras_mmai.layers import ResidualQuantizer, SEANetDecoder, SEANetEncoder, VectorQuantizer
-from keras_mmai.tokenizers import CharacterTokenizer, SpectralLoss
 
 recipe = Recipe(
     __doc__,
     "any_to_any",
     steps=6500,
-    tokenizers=True,
     full=dict(type=pathlib.Path, metavar="CODEC", help="codec.keras of audio_codec.py, for the larger size"),
     heard=dict(type=float, default=1.0, help="share of the training examples that have a sound"),
 )
 full, num_test = recipe.arguments.full, 20 if recipe.smoke else 300
 epochs = 1 if recipe.smoke else 2 if full else 8
 if full:
-    sound = keras.models.load_model(full, compile=False)
-    (train, train_labels), (test, labels) = spoken_digit_signals(sound.input_shape[0], 1500 if recipe.smoke else None)
+    codec = keras.models.load_model(full, compile=False)
+    sound = Modality("sound", codec, tokens="codes")
+    (train, train_labels), (test, labels) = spoken_digit_signals(codec.input_shape[0], 1500 if recipe.smoke else None)
 else:
     (train, train_labels), (test, labels) = digit_signals()
-    sizes = dict(strides=(4,), patch_size=32, fourier=True)
-    sound = keras_mmai.VQVAE(
-        (2048, 1),
-        encoder=SEANetEncoder(32, 16, **sizes),
-        decoder=SEANetDecoder(32, 1, **sizes),
-        quantizer=ResidualQuantizer([VectorQuantizer(64, 16), VectorQuantizer(64, 16)]),
-        data_variance=100.0 * float(train["sound"].var()),
-        perceptual_loss=SpectralLoss(RATE, mel_weight=15.0),
-        sample_rate=RATE,
-    )
-    sound = recipe.fit_tokenizer("sound", sound, train["sound"], epochs)
-image = keras_mmai.VQVAE((28, 28, 1), filters=(32, 64), quantizer=VectorQuantizer(512, 4))
-image = recipe.fit_tokenizer("image", image, train["image"], epochs)
+    sound = presets.audio(train["sound"], RATE, "sound", epochs=epochs, verbose=2)
+image = presets.image(train["image"], epochs=epochs, verbose=2)
+modalities = [image, sound, presets.text(WORDS, "word")]
 test, labels = {name: x[:num_test] for name, x in test.items()}, labels[:num_test]
+recipe.lap("tokenizers")
 
-modalities = [
-    Modality("image", image, tokens="latents"),
-    Modality("sound", sound, tokens="codes"),
-    Modality("word", CharacterTokenizer(5, "efghinorstuvwxz")),
-]
 network = keras_mmai.MultimodalDiT(modalities, hidden_dim=128, num_layers=4, num_heads=4)
 # what an image shows is learned most slowly, and how to draw one next
 often = dict.fromkeys(["image_to_word", "image_to_sound", "image_to_sound_word"], 4.0)

@@ -14,15 +14,13 @@ import numpy as np
 from recipe import Recipe, mean_with_error
 
 import keras_mmai
-from keras_mmai import Modality, metrics, visualization
+from keras_mmai import metrics, presets, visualization
 from keras_mmai.data import load_mnist, moving_digits
-from keras_mmai.layers import ConvDecoder, ConvEncoder, Framewise
 
 recipe = Recipe(
     __doc__,
     "moving_run",
     steps=6000,
-    tokenizers=True,
     patch=dict(type=int, default=2, help="latents of a frame along y and along x that are one token"),
     attention=dict(choices=("full", "factorized"), default="full", help="see MultimodalDiT"),
 )
@@ -40,21 +38,10 @@ def videos(digits, n, seed):
 digits = load_mnist()
 train, test = videos(digits["train"], num_videos, 0), videos(digits["test"], num_test, 1)
 test, test_labels = test["videos"], test["labels"]  # (n, frames, 32, 32, 1) and (n, 1)
-tokenizer = keras_mmai.VAE(
-    test.shape[1:],
-    latent_dim=8,
-    encoder=Framewise(ConvEncoder((32, 64, 128, 128), 16)),
-    decoder=Framewise(ConvDecoder((32, 64, 128, 128), 1)),
-    causal=True,
-    data_variance=float(train["videos"].var()),
-    ema_decays=(0.99,),
-    seed=0,
-)
-# frames in any order, as each is encoded by itself: in a batch they differ more than those of one video
-alone = np.random.RandomState(0).permutation(train["videos"].reshape(-1, *test.shape[2:])).reshape(-1, *test.shape[1:])
-tokenizer = recipe.fit_tokenizer("video", tokenizer, alone, epochs, batch_size=4, global_clipnorm=1.0)
+modalities = [presets.video(train["videos"], epochs=epochs, verbose=2, patch_size=(1, args.patch, args.patch))]
+modalities[0].tokenizer.save(recipe.output / "tokenizer.keras")
+recipe.lap("tokenizer")
 
-modalities = [Modality("video", tokenizer, patch_size=(1, args.patch, args.patch))]
 network = keras_mmai.MultimodalDiT(modalities, hidden_dim=256, num_layers=layers, num_heads=4, attention=args.attention)
 model = keras_mmai.MultimodalDiffusionTransformer(modalities, network, ema_decays=(0.995,))
 first = np.zeros(network.spaces["video"].grid, bool)

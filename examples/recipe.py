@@ -73,19 +73,15 @@ class Recipe:
         doc: the recipe's docstring.
         output: the folder's default name.
         steps: default number of the transformer's steps; 10 with --smoke.
-        tokenizers: whether it trains some, so that --tokenizers can name the folder of an earlier run that has them.
         options: by name, what `add_argument` takes.
     """
 
-    def __init__(self, doc, output, steps, tokenizers=False, **options):
+    def __init__(self, doc, output, steps, **options):
         parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("--output", type=pathlib.Path, default=output)
         parser.add_argument("--steps", type=int, default=steps)
         parser.add_argument("--seed", type=int, default=0)
         parser.add_argument("--smoke", action="store_true", help="a few steps of everything")
-        if tokenizers:
-            told = "folder of an earlier run, whose tokenizers are taken instead of training some"
-            parser.add_argument("--tokenizers", type=pathlib.Path, help=told)
         for name, option in options.items():
             parser.add_argument(f"--{name}", **option)
         self.arguments = parser.parse_args()
@@ -101,28 +97,15 @@ class Recipe:
         self.seconds[name], self.clock = round(time.time() - self.clock, 1), time.time()
         print(f"== {name}: {self.seconds[name]} s", flush=True)
 
-    def fit_tokenizer(self, name, tokenizer, signals, epochs, batch_size=32, **options):
-        """Trains a tokenizer by Adam, whose `options` these are, and returns it with the averages of its weights, where
-        it keeps some; or returns that of --tokenizers. It is saved as name_tokenizer.keras."""
-        file = f"{name}_tokenizer.keras"
-        if self.arguments.tokenizers:
-            tokenizer = keras.models.load_model(self.arguments.tokenizers / file, compile=False)
-        else:
-            data = ArrayDataset(signals, batch_size=batch_size)
-            tokenizer.compile(warm_cosine(keras.optimizers.Adam, 2e-3, epochs * len(data), **options))
-            tokenizer.fit(data, epochs=epochs, verbose=2)
-            if tokenizer.ema_decays:
-                tokenizer.assign_averages()
-        tokenizer.save(self.output / file)
-        self.lap(f"tokenizer of {name}")
-        return tokenizer
-
     def fit(self, model, tokens, peak, batch_size=32):
-        """Trains a transformer by Muon for at least `steps` steps: whole epochs."""
+        """Trains a transformer by Muon for at least `steps` steps, whole epochs. The rate rises to `peak` in a twentieth
+        of them, and falls to 0 along a cosine."""
         data = ArrayDataset(tokens, batch_size=batch_size, seed=self.arguments.seed)
         epochs = -(-self.steps // len(data))
         not_matrices = ["embed", "modulation", "output"]
-        muon = warm_cosine(keras.optimizers.Muon, peak, epochs * len(data), exclude_layers=not_matrices)
+        steps, warm = epochs * len(data), epochs * len(data) // 20
+        rate = keras.optimizers.schedules.CosineDecay(0.0, steps - warm, warmup_target=peak, warmup_steps=warm)
+        muon = keras.optimizers.Muon(rate, exclude_layers=not_matrices)
         model.compile(muon, jit_compile=keras.backend.backend() != "torch")
         model.fit(data, epochs=epochs, verbose=2)
         self.lap("transformer")
@@ -134,10 +117,3 @@ class Recipe:
         text = json.dumps(report, indent=1, default=str)
         print(text)
         (self.output / "report.json").write_text(text)
-
-
-def warm_cosine(optimizer, peak, steps, **options):
-    """An optimizer whose rate rises to `peak` in a twentieth of the steps, and falls to 0 along a cosine."""
-    warm = steps // 20
-    rate = keras.optimizers.schedules.CosineDecay(0.0, steps - warm, warmup_target=peak, warmup_steps=warm)
-    return optimizer(rate, **options)

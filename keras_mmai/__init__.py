@@ -2,7 +2,7 @@
 
 Four rooms: `layers` (blocks with weights), `tokenizers` (signal <-> tokens), `diffusion` (mathematics without
 weights), and the models, which are here at the top. Around them `data`, `metrics`, `callbacks`, `visualization`,
-`inspection`, `checkpoints`.
+`inspection`, `checkpoints`, `presets`.
 """
 
 from keras_mmai import (
@@ -14,6 +14,7 @@ from keras_mmai import (
     layers,
     memory,
     metrics,
+    presets,
     tokenizers,
     visualization,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "layers",
     "memory",
     "metrics",
+    "presets",
     "tokenizers",
     "visualization",
 ]

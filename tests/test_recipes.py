@@ -121,7 +121,7 @@ def test_moving_digits(tmp_path):
     for name, row in report["digits"].items():
         assert row["frames of the commonest"] <= report["digits"]["real"]["frames of the commonest"]
         assert name == "generated" or 0 <= row["frames of the true digit, of the last"] <= 1
-    tokenizer = keras.models.load_model(tmp_path / "video_tokenizer.keras", compile=False)
+    tokenizer = keras.models.load_model(tmp_path / "tokenizer.keras", compile=False)
     video = np.random.default_rng(0).uniform(-1, 1, (2, 16, 32, 32, 1)).astype("float32")
     tokens = keras.ops.convert_to_numpy(tokenizer.encode(video))
     video[:, 8:] = -1.0
