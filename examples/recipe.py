@@ -98,8 +98,8 @@ class Recipe:
         print(f"== {name}: {self.seconds[name]} s", flush=True)
 
     def fit(self, model, tokens, peak, batch_size=32):
-        """Trains a transformer by Muon for at least `steps` steps, whole epochs. The rate rises to `peak` in a twentieth
-        of them, and falls to 0 along a cosine."""
+        """Trains a transformer by Muon for at least `steps` steps, whole epochs. The rate rises to `peak` in a
+        twentieth of them, and falls to 0 along a cosine."""
         data = ArrayDataset(tokens, batch_size=batch_size, seed=self.arguments.seed)
         epochs = -(-self.steps // len(data))
         not_matrices = ["embed", "modulation", "output"]
