@@ -10,8 +10,10 @@ from keras_mmai.diffusion import Euler, MaskedAncestral, MaskedSampler, Sampler
 from keras_mmai.models.door import Door
 from keras_mmai.models.programs import Attention, Classify, Decode, Embed, Fill, Losses, Score, Trajectory
 from keras_mmai.models.tasks import checked_tasks
+from keras_mmai.noise import split
 from keras_mmai.serialization import register
 from keras_mmai.serving import Servable
+from keras_mmai.tokenizers import PassThrough, TextTokenizer
 
 
 @register
@@ -155,6 +157,75 @@ class MultimodalGenerator(Servable, keras.Model):
             name: self._by_name[name].tokenizer.decode(x) if self._by_name[name].lossless else x
             for name, x in out.items()
         }
+
+    def extend(
+        self,
+        start,
+        num_blocks,
+        overlap=None,
+        given=None,
+        steps=None,
+        guidance=None,
+        seed=0,
+        batch_size=100,
+        verbose=0,
+    ):
+        """Goes on beyond the window, block by block: each is the rest of a window that begins with the last tokens.
+
+        Args:
+            start: dict of one modality that lies in time, texts or those of a `PassThrough`: signals (n, ...) of one
+                window, which stay. Texts may be shorter: more of their first window is generated. Padding is left out.
+            num_blocks: int, at least 1, the windows that are generated.
+            overlap: int, tokens known at the beginning of each: at least 1, less than all; None: half of them.
+            given: as that of `generate`, for all blocks; what `order` puts first is made anew for each.
+            steps, guidance: as those of `generate`.
+            seed: int, or int32 (n, 2). Row i depends on (seed, i) and what it is given alone; block k has the k-th seed
+                that `noise.split` makes of it.
+            batch_size, verbose: of `predict`.
+
+        Returns:
+            dict by name: longer signals, a list of str or numpy (n, tokens, ...). Each block adds a window less the
+            overlap.
+
+        Raises:
+            ValueError: on a modality that can't go on, as one whose tokenizer decodes a single length, a number of
+                blocks or an overlap out of range, and as `generate` does.
+        """
+        given = {} if given is None else given
+        self._door.check_dict(start, "start")
+        self._door.check_dict(given, "given")
+        if len(start) != 1 or set(start) & set(given):
+            raise ValueError(f"`start` is one modality that is not given. Received: {sorted(start)}")
+        (name,) = start
+        tokenizer, space = self._by_name[name].tokenizer, self.network.spaces[name]
+        length, text = space.grid[0], isinstance(tokenizer, TextTokenizer)
+        if not text and not isinstance(tokenizer, PassThrough):
+            raise ValueError(
+                f"The tokenizer of {name!r} takes signals of one length: `start` is of texts, or of a `PassThrough` of "
+                f"its tokens. Received: {tokenizer!r}"
+            )
+        if len(space.grid) == 2 or length < 2:
+            raise ValueError(f"{name!r} does not go on in time: its tokens lie on a grid of {space.grid}.")
+        overlap = length // 2 if overlap is None else overlap
+        for argument, value, most in (("num_blocks", num_blocks, np.inf), ("overlap", overlap, length - 1)):
+            if not isinstance(value, int | np.integer) or not 1 <= value <= most:
+                raise ValueError(f"`{argument}` is an int from 1 to {most}. Received: {value!r}")
+        whole = {name: np.ones(space.grid, bool)}
+        program, inputs = self._filling(Fill, {**given, **start}, [name], whole, None, None, steps, guidance, seed)
+        seeds = ops.convert_to_numpy(split(inputs["seed"], num_blocks))
+        rows = [x[x > 0] if text else x for x in np.asarray(inputs["given"][name])]
+        size = space.patch_size[0]  # latents of a token along time
+        for block in range(num_blocks):
+            tails = [row[-overlap * size :] for row in rows]
+            window, known = np.zeros_like(inputs["given"][name]), np.zeros((len(rows), *space.grid), bool)
+            for i, tail in enumerate(tails):
+                window[i, : len(tail)], known[i, : len(tail) // size] = tail, True
+            tokens = {**inputs["given"], name: window}
+            inputs = {**inputs, "given": tokens, "known": {name: known.reshape(len(rows), -1)}, "seed": seeds[:, block]}
+            made = program.predict(inputs, batch_size=batch_size, verbose=verbose)[name]
+            new = [x[len(tail) :] for tail, x in zip(tails, made)]
+            rows = [np.concatenate([row, x[x > 0] if text else x]) for row, x in zip(rows, new)]
+        return {name: [tokenizer.text_of(row) for row in rows] if text else np.stack(rows)}
 
     def trajectory(self, given=None, want=None, known=None, batch_size=100, verbose=0, **options):
         """What the network takes the wanted signals to be in each step of `generate`, whose arguments these are.
