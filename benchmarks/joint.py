@@ -3,6 +3,7 @@
     pip install -c constraints.txt transfusion-pytorch==0.20.0 multivae==1.0.3
     python benchmarks/joint.py speed --backends tensorflow jax torch --rounds 5
     python benchmarks/joint.py vaes out/generator.keras --seconds 300 --output joint_out
+    python benchmarks/joint.py vaes --full full_out/generator.keras --output joint_full
 
 `speed`: a step forward, backward and of AdamW with one moving average of the weights, on text ids and image latents of
 one batch, against transfusion-pytorch in eager PyTorch. Every contestant is a process on the same cores. Printed are
@@ -14,11 +15,12 @@ times the width, where ours spends them once for each modality; it caps the logi
 outputs, and has skip connections, without which this version does not run. Its gated values are off.
 
 `vaes`: MMVAE+, MVTCAE and MoPoE beside the generator that examples/any_to_any.py wrote, on its data, judged by the same
-classifiers. They see tokens as the transformer does: latents of image and sound by the generator's tokenizers, which
-decode what the VAEs make (snapped to the nearest codes), and letters. Hyper-parameters are those of MultiVae's own
-examples; each likelihood is rescaled to that of one of their images, for which their weight of the divergence was
-chosen. A tenth of the training data is held out, and the epoch with the least loss on it is kept. "joint" samples the
-prior; "joint of mixture" MultiVae's mixture of ten Gaussians, fitted to the training data's posteriors. A VAE gives the
+classifiers; with `--full` the larger size of both: 60,000 digits and their recordings. They see tokens as the
+transformer does: latents of image and sound by the generator's tokenizers, which decode what the VAEs make (snapped to
+the nearest codes), and letters. Hyper-parameters are those of MultiVae's own examples; each likelihood is rescaled to
+that of one of their images, for which their weight of the divergence was chosen. A tenth of the training data is held
+out, and the epoch with the least loss on it is kept. "joint" samples the prior; "joint of mixture" MultiVae's mixture
+of ten Gaussians, fitted to the posteriors of the training data, of the larger size to 10,000 of them. A VAE gives the
 mean of what could be, which a judge names readily: the Frechet distances in the judges' features tell how far from real
 signals it is. Writes report.json.
 """
@@ -130,18 +132,23 @@ def vaes(args):
     import keras
 
     sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
-    from recipe import digit_judges, digit_signals
+    from recipe import digit_judges, digit_signals, spoken_digit_signals
 
     from keras_mmai import Modality, memory, metrics
     from keras_mmai.tokenizers import CharacterTokenizer, PassThrough
 
     keras.utils.set_random_seed(0)
     memory.keep_freed_memory()
-    num_test, epochs = (20, 1) if args.smoke else (500, 8)
+    num_test, epochs = (20, 1) if args.smoke else (300, 2) if args.full else (500, 8)
     args.epochs = 1 if args.smoke else args.epochs
-    (train, train_labels), (test, labels) = digit_signals(num_test=num_test)
     generator = keras.models.load_model(args.generator)
     tokenizers = {m.name: m.tokenizer for m in generator.modalities}
+    if args.full:
+        parts = spoken_digit_signals(tokenizers["sound"].input_shape[0], 1500 if args.smoke else None)
+    else:
+        parts = digit_signals()
+    (train, train_labels), (test, labels) = parts
+    test, labels = {name: x[:num_test] for name, x in test.items()}, labels[:num_test]
     modalities = [
         Modality("image", PassThrough((28, 28, 1)) if args.pixels else tokenizers["image"], "latents"),
         Modality("sound", tokenizers["sound"], "latents"),
@@ -150,8 +157,9 @@ def vaes(args):
     tokens = {m.name: m.encode(train[m.name]) for m in modalities}
     judges = digit_judges(train, train_labels, epochs)
     judged = (test, labels, judges)
-    reference = {name: train[name][: 2 * num_test] for name in ("image", "sound")}
-    report = {"image": "pixels" if args.pixels else "latents", "models": {}}
+    reference = {name: train[name][: 2 * num_test].copy() for name in ("image", "sound")}
+    del parts, train  # 1.4 GB of the larger size
+    report = {"image": "pixels" if args.pixels else "latents", "full": args.full, "models": {}}
 
     def add(name, row, found):
         shares = [share for task in found["conditional"].values() for share in task.values()]
@@ -200,6 +208,7 @@ def main():
     command.add_argument("--epochs", type=int, help="at most; without: as many as the seconds allow")
     command.add_argument("--pixels", action="store_true", help="the VAEs see the image's pixels, not its latents")
     command.add_argument("generator", type=pathlib.Path, help="generator.keras of examples/any_to_any.py")
+    command.add_argument("--full", action="store_true", help="the larger size; a generator of any_to_any.py --full")
     command.add_argument("--smoke", action="store_true", help="an epoch of everything")
     command.add_argument("--output", type=pathlib.Path, default="joint_out")
     args = parser.parse_args()

@@ -171,11 +171,12 @@ class JointVAE:
         self.train = {name: x[train] for name, x in data.items()}
         return {"epochs": epoch, "best": best[1], "held-out loss": best[0], "seconds": time.time() - start}
 
-    def fit_mixture(self):
+    def fit_mixture(self, most=10000):
+        """Fits MultiVae's mixture to the posteriors of the training data, or of as many examples of it."""
         from multivae.data.datasets import MultimodalBaseDataset
 
         self.mixture = self.samplers.GaussianMixtureSampler(self.model)
-        self.mixture.fit(MultimodalBaseDataset(self.train))
+        self.mixture.fit(MultimodalBaseDataset({name: x[:most] for name, x in self.train.items()}))
 
     def decode(self, tokens):
         import keras

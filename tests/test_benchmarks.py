@@ -15,6 +15,7 @@ from smoke import smoke
 
 from keras_mmai import VQVAE, Modality, MultimodalDiffusionTransformer
 from keras_mmai.layers import ResidualQuantizer, SEANetDecoder, SEANetEncoder, VectorQuantizer
+from keras_mmai.tokenizers import CharacterTokenizer
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -31,6 +32,21 @@ def run(name, *arguments):
 def need(package):
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"the benchmark's peer {package} is not installed")
+
+
+def untrained_generator(path, *others):
+    """Saves one of image, sound and `others`."""
+    sizes = dict(strides=(4,), patch_size=32, fourier=True)
+    sound = VQVAE(
+        (2048, 1),
+        encoder=SEANetEncoder(4, 16, **sizes),
+        decoder=SEANetDecoder(4, 1, **sizes),
+        quantizer=ResidualQuantizer([VectorQuantizer(8, 16), VectorQuantizer(8, 16)]),
+        sample_rate=8000,
+    )
+    image = VQVAE((28, 28, 1), filters=(8, 8), quantizer=VectorQuantizer(16, 4))
+    modalities = [Modality("image", image), Modality("sound", sound), *others]
+    MultimodalDiffusionTransformer(modalities).generator().save(path)
 
 
 @pytest.mark.slow
@@ -69,19 +85,26 @@ def test_joint_vaes(tmp_path):
 
 
 @pytest.mark.slow
+def test_joint_vaes_of_spoken_digits(tmp_path, shared, monkeypatch):
+    need("multivae")
+    folder = shared / "data" / "tensorflow_datasets"
+    if not (folder / "spoken_digit").is_dir() or not (folder / "mnist").is_dir():
+        pytest.skip("no prepared spoken digits and MNIST")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(folder))
+    untrained_generator(tmp_path / "generator.keras", Modality("word", CharacterTokenizer(5, "efghinorstuvwxz")))
+    options = ("--full", "--smoke", "--models", "MoPoE", "--output", tmp_path)
+    run("joint.py", "vaes", tmp_path / "generator.keras", *options)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["full"] and set(report["models"]) == {"MoPoE", "ours"}
+    for row in report["models"].values():
+        assert len(row["conditional"]) == 12 and row["ceiling"]["word"] == 1.0
+        assert row["frechet_distance"]["real"]["sound"] < row["frechet_distance"]["image_sound_word"]["sound"]
+
+
+@pytest.mark.slow
 def test_ablations(tmp_path):
     pytest.importorskip("mlxtend")
-    sizes = dict(strides=(4,), patch_size=32, fourier=True)
-    sound = VQVAE(
-        (2048, 1),
-        encoder=SEANetEncoder(4, 16, **sizes),
-        decoder=SEANetDecoder(4, 1, **sizes),
-        quantizer=ResidualQuantizer([VectorQuantizer(8, 16), VectorQuantizer(8, 16)]),
-        sample_rate=8000,
-    )
-    image = VQVAE((28, 28, 1), filters=(8, 8), quantizer=VectorQuantizer(16, 4))
-    modalities = [Modality("image", image), Modality("sound", sound)]
-    MultimodalDiffusionTransformer(modalities).generator().save(tmp_path / "generator.keras")
+    untrained_generator(tmp_path / "generator.keras")
     rows = ["no roles", "embeddings of noise levels apart", "all continuous"]
     if keras.backend.backend() != "torch":  # where each of their tasks is compiled
         rows = rows[:1]
