@@ -232,8 +232,8 @@ class Maker:
 
     tasks = {"word_to_picture": (("word",), ("picture",)), "both": ((), ("picture", "word")), "word": ((), ("word",))}
 
-    def guides(self, given, want):
-        return given
+    def guiding(self, given, want, guidance):
+        return {name: guidance[name] for name in given if name in guidance}
 
     def generate(self, given, want, num_samples=None, seed=0, guidance=None):
         assert guidance is None or set(guidance) == set(given)

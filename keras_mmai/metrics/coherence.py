@@ -67,8 +67,8 @@ def coherence(generator, signals, labels, judges, tasks=None, num_joint=None, re
             continue
         here = {name: signals[name] for name in given}
         count = None if given else num_joint or len(labels)
-        if isinstance(guidance, dict):
-            options["guidance"] = {name: guidance[name] for name in generator.guides(given, want) if name in guidance}
+        if guidance is not None:
+            options["guidance"] = generator.guiding(given, want, guidance)
         out = generator.generate(here, want, num_samples=count, seed=seed, **options)
         found = {name: labels_of(name, x) for name, x in out.items() if name in judges}
         distance[task] = distances(out)

@@ -4,6 +4,7 @@ import numpy as np
 from keras import ops
 
 from keras_mmai.noise import row_seeds
+from keras_mmai.tokenizers import PassThrough, TextTokenizer
 
 
 class Door:
@@ -13,8 +14,9 @@ class Door:
         self.modalities = {m.name: m for m in generator.modalities}
         self.spaces = generator.network.spaces
         self.tasks = generator.tasks
-        self.guidance = self.guides(generator.guidance, self.modalities)
+        self.scales(generator.guidance, self.modalities)
         self.made_before = generator.made_before
+        self.guiding = generator.guiding
         self.unseen = generator.unseen
 
     def check_names(self, names, argument):
@@ -86,7 +88,16 @@ class Door:
         self.check_learned(want, 1, "wanted")
         conditions = [name for name in given if name not in want]
         self.check_learned(conditions, 0, "given")
-        scales = self._scales(guidance, [*conditions, *self.check_order(given, want)])
+        before = self.check_order(given, want)
+        if guidance is not None:
+            guides = {*conditions, *before}
+            absent = sorted(set(self.scales(guidance, guides)) - guides)
+            if absent:
+                raise ValueError(
+                    f"`guidance` is by what is given and not wanted, {sorted(guides)}. Received: {absent}, which are "
+                    "absent"
+                )
+        scales = self.guiding(conditions, want, guidance)
         inputs, rows = self.inputs(given, present, num_samples, seed)
         if known:
             inputs["known"] = {name: self._known(name, flags, rows) for name, flags in known.items()}
@@ -121,26 +132,37 @@ class Door:
             inputs["seed"] = ops.convert_to_numpy(row_seeds(seed, rows))
         return inputs, rows
 
-    def _scales(self, guidance, given):
-        """{name: scale} of what guides: what is given, or made before the rest."""
-        if guidance is None:
-            return {name: scale for name, scale in self.guidance.items() if name in given and scale != 1}
-        guidance = self.guides(guidance, given)
-        absent = sorted(set(guidance) - set(given))
-        if absent:
-            raise ValueError(
-                f"`guidance` is by what is given and not wanted, {sorted(given)}. Received: {absent}, which are absent"
-            )
-        return {name: scale for name, scale in guidance.items() if scale != 1}
-
-    def guides(self, guidance, names):
-        """Guidance, a dict or one float for all `names`, as a checked dict."""
-        guidance = dict(guidance) if isinstance(guidance, dict) else dict.fromkeys(names, guidance)
+    def scales(self, guidance, names):
+        """Guidance, a dict or one float for all `names`, or None, as a checked dict."""
+        if not isinstance(guidance, dict):
+            guidance = {} if guidance is None else dict.fromkeys(names, guidance)
         self.check_names(guidance, "guidance")
         for name, scale in guidance.items():
             if not isinstance(scale, int | float | np.number) or not np.isfinite(scale):
                 raise ValueError(f"`guidance` is a finite number, or a dict of such. Received: {scale!r} of {name!r}")
         return guidance
+
+    def extension(self, start, given, num_blocks, overlap):
+        """The arguments of `extend`: the name of what goes on, what is given, and the overlap."""
+        given = {} if given is None else given
+        self.check_dict(start, "start")
+        self.check_dict(given, "given")
+        if len(start) != 1 or set(start) & set(given):
+            raise ValueError(f"`start` is one modality that is not given. Received: {sorted(start)}")
+        (name,) = start
+        tokenizer, grid = self.modalities[name].tokenizer, self.spaces[name].grid
+        if not isinstance(tokenizer, TextTokenizer | PassThrough):
+            raise ValueError(
+                f"The tokenizer of {name!r} takes signals of one length: `start` is of texts, or of a `PassThrough` of "
+                f"its tokens. Received: {tokenizer!r}"
+            )
+        if len(grid) == 2 or grid[0] < 2:
+            raise ValueError(f"{name!r} does not go on in time: its tokens lie on a grid of {grid}.")
+        overlap = grid[0] // 2 if overlap is None else overlap
+        for argument, value, most in (("num_blocks", num_blocks, np.inf), ("overlap", overlap, grid[0] - 1)):
+            if not isinstance(value, int | np.integer) or not 1 <= value <= most:
+                raise ValueError(f"`{argument}` is an int from 1 to {most}. Received: {value!r}")
+        return name, given, overlap
 
     def _known(self, name, flags, rows):
         """Bool flags of tokens, (n, tokens)."""

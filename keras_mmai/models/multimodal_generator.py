@@ -13,7 +13,7 @@ from keras_mmai.models.tasks import checked_tasks
 from keras_mmai.noise import split
 from keras_mmai.serialization import register
 from keras_mmai.serving import Servable
-from keras_mmai.tokenizers import PassThrough, TextTokenizer
+from keras_mmai.tokenizers import TextTokenizer
 
 
 @register
@@ -61,12 +61,11 @@ class MultimodalGenerator(Servable, keras.Model):
         self.tasks = checked_tasks(tasks, self.modalities)
         self.samplers = dict(samplers or {})
         self.num_steps = num_steps
-        self.guidance = {} if guidance is None else guidance
+        self.guidance = guidance
         self.order = list(order or ())
         self.unseen = tuple(unseen)
         self._by_name = {m.name: m for m in self.modalities}
         self._door = Door(self)
-        self.guidance = self._door.guidance
         self._program = functools.cache(self._make_program)
         self.tokenizers = [m.tokenizer for m in self.modalities]  # so that their weights are saved
         self._door.check_names(self.samplers, "samplers")
@@ -112,9 +111,12 @@ class MultimodalGenerator(Servable, keras.Model):
         """Those of which others are made."""
         return [name for group in self.groups(given, want)[:-1] for name in group]
 
-    def guides(self, given, want):
-        """Those by which the rest can be guided: what is given, or made before."""
-        return (*given, *self.made_before(given, want))
+    def guiding(self, given, want, guidance=None):
+        """Of scales, a dict or one float as those of the constructor, or None: these, the ones by which a task can be
+        guided: by what is given, or made before the rest."""
+        names = (*given, *self.made_before(given, want))
+        scales = self._door.scales(self.guidance if guidance is None else guidance, names)
+        return {name: scale for name, scale in scales.items() if name in names and scale != 1}
 
     # What users call, with signals of the host
 
@@ -191,25 +193,9 @@ class MultimodalGenerator(Servable, keras.Model):
             ValueError: on a modality that can't go on, as one whose tokenizer decodes a single length, a number of
                 blocks or an overlap out of range, and as `generate` does.
         """
-        given = {} if given is None else given
-        self._door.check_dict(start, "start")
-        self._door.check_dict(given, "given")
-        if len(start) != 1 or set(start) & set(given):
-            raise ValueError(f"`start` is one modality that is not given. Received: {sorted(start)}")
-        (name,) = start
+        name, given, overlap = self._door.extension(start, given, num_blocks, overlap)
         tokenizer, space = self._by_name[name].tokenizer, self.network.spaces[name]
-        length, text = space.grid[0], isinstance(tokenizer, TextTokenizer)
-        if not text and not isinstance(tokenizer, PassThrough):
-            raise ValueError(
-                f"The tokenizer of {name!r} takes signals of one length: `start` is of texts, or of a `PassThrough` of "
-                f"its tokens. Received: {tokenizer!r}"
-            )
-        if len(space.grid) == 2 or length < 2:
-            raise ValueError(f"{name!r} does not go on in time: its tokens lie on a grid of {space.grid}.")
-        overlap = length // 2 if overlap is None else overlap
-        for argument, value, most in (("num_blocks", num_blocks, np.inf), ("overlap", overlap, length - 1)):
-            if not isinstance(value, int | np.integer) or not 1 <= value <= most:
-                raise ValueError(f"`{argument}` is an int from 1 to {most}. Received: {value!r}")
+        text = isinstance(tokenizer, TextTokenizer)
         whole = {name: np.ones(space.grid, bool)}
         program, inputs = self._filling(Fill, {**given, **start}, [name], whole, None, None, steps, guidance, seed)
         seeds = ops.convert_to_numpy(split(inputs["seed"], num_blocks))
@@ -391,14 +377,13 @@ class MultimodalGenerator(Servable, keras.Model):
             for name in given:
                 encoders[name], arguments[name] = self._by_name[name].serving("encode")
             fill = Fill(self, want, self.groups(given, want), self.num_steps)
-            guides = self.guides(given, want)
+            guiding = self.guiding(given, want)
 
-            def run(seed, _fill=fill, _encoders=encoders, _guides=guides, **signals):
+            def run(seed, _fill=fill, _encoders=encoders, _guiding=guiding, **signals):
                 inputs = {"seed": seed, "given": {name: encode(signals[name]) for name, encode in _encoders.items()}}
-                scales = {name: scale for name, scale in self.guidance.items() if name in _guides and scale != 1}
-                if scales:
+                if _guiding:
                     ones = ops.ones_like(ops.cast(seed[:, 0], "float32"))
-                    inputs["guidance"] = {name: scale * ones for name, scale in scales.items()}
+                    inputs["guidance"] = {name: scale * ones for name, scale in _guiding.items()}
                 out = _fill(inputs)
                 return {
                     name: self._by_name[name].serving("decode")[0](x) if self._by_name[name].lossless else x

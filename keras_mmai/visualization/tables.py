@@ -66,8 +66,8 @@ def filling_table(generator, example, num_joint=3, seed=0, sample_rate=None, tit
     columns, titles, guidance = [example], ["recorded"], options.get("guidance")
     for given, want in sorted(tasks, key=lambda task: len(task[0]) or len(example)):
         known = {name: example[name] for name in given}
-        if isinstance(guidance, dict):
-            options["guidance"] = {name: guidance[name] for name in generator.guides(given, want) if name in guidance}
+        if guidance is not None:
+            options["guidance"] = generator.guiding(given, want, guidance)
         made = generator.generate(known, want, num_samples=None if given else num_joint, seed=seed, **options)
         columns += [
             {**known, **{name: x[i : i + 1] for name, x in made.items()}} for i in range(1 if given else num_joint)

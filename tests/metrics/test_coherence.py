@@ -17,8 +17,8 @@ class Guesser:
     def decode(self, tokens):
         return tokens
 
-    def guides(self, given, want):
-        return given
+    def guiding(self, given, want, guidance):
+        return {name: guidance[name] for name in given if name in guidance}
 
     def generate(self, given, want, num_samples=None, seed=0, guidance=None):
         assert set(guidance) <= set(given)

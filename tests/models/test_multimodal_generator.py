@@ -262,7 +262,7 @@ def test_an_order_is_of_modalities():
 def test_a_generator_of_some_tasks_and_of_one_guidance():
     generator = make().generator(num_steps=2, guidance=2.0, tasks=["word_to_rest"])
     assert list(generator.tasks) == ["word_to_rest"] and set(generator.serving_signatures()) == {"word_to_rest"}
-    assert generator.guidance == dict.fromkeys(("picture", "word", "sound"), 2.0)
+    assert generator.guidance == 2.0
     out = generator.generate({"word": batch_of(2)["word"]})  # what is learned of what is not given
     assert set(out) == {"picture", "sound"}
     whole = make().generator(num_steps=2).generate({"word": batch_of(2)["word"]}, ["picture", "sound"], guidance=2.0)
