@@ -198,10 +198,9 @@ class Fill(Program):
 
     def _prior(self, name, seed):
         modality = self.modalities[name]
-        noise = normal(seed, modality.token_shape) if modality.tokens == "latents" else None
-        if noise is None:
-            noise = ops.zeros((ops.shape(seed)[0], *modality.token_shape))
-        return modality.process.prior(noise)
+        if modality.tokens == "latents":
+            return modality.process.prior(normal(seed, modality.token_shape))
+        return modality.process.prior(ops.zeros((ops.shape(seed)[0], *modality.token_shape)))
 
     def _step_noise(self, name, seed, i):
         shape = self.modalities[name].token_shape
