@@ -7,13 +7,14 @@ nanoGPT's README gives for a CPU: 2,000 iterations, 1.88 nats per character ther
 Muon (by AdamW at nanoGPT's rate they had 1.69 and 2.65). The twin has a causal mask and tells the next character;
 masked diffusion has the bound of `MultimodalGenerator.score`, and sees each window of an iteration twice, with a mask
 and its complement, so that every character is told once, as by the twin. Both are measured on windows of the last tenth
-of the text, each with its standard error. Prints them, their ratio, a text that goes on, one that is filled in, one
-that goes on block by block, and how good texts are after fewer steps, by the twin.
+of the text, each with its standard error. Prints them, their ratio, texts such as examples/shakespeare.py makes, and
+how good texts are after fewer steps, by the twin. Writes report.json.
 """
 
 import argparse
 import json
 import pathlib
+import sys
 import time
 
 import keras
@@ -21,12 +22,11 @@ import numpy as np
 from keras import ops
 
 from keras_mmai import Modality, MultimodalDiffusionTransformer, MultimodalDiT
-from keras_mmai.data import load_tiny_shakespeare
 from keras_mmai.layers import DiTBlock, DiTOutput, rotary_tables
-from keras_mmai.tokenizers import CharacterTokenizer
 
-LENGTH, BATCH = 64, 12
-SIZES = dict(hidden_dim=128, num_layers=4, num_heads=4)
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
+from recipe import mean_with_error
+from shakespeare import BATCH, LENGTH, SIZES, load, noisy_pairs, optimizer, texts_of, windows
 
 
 class Twin(keras.Model):
@@ -51,35 +51,6 @@ class Twin(keras.Model):
         return self.head(x, condition)
 
 
-def windows(ids, starts, length):
-    return ids[starts[:, None] + np.arange(length)]
-
-
-def noisy_pairs(ids, random):
-    """Windows (iterations * BATCH, LENGTH) as batches of 2 BATCH rows: each with a mask, and with its complement."""
-    n = len(ids) // BATCH
-    t = random.permuted((np.arange(BATCH) + random.random((n, BATCH))) / (2 * BATCH), axis=1).astype("float32")
-    noise = random.random((n, BATCH, LENGTH), "float32")  # a character is masked where this is below t
-    place = np.where(random.random((n, BATCH, 1)) < 0.5, np.arange(LENGTH) / LENGTH, random.random(noise.shape))
-    known = (random.random((n, BATCH, 1)) < 0.1) & (place < random.random((n, BATCH, 1)))  # for texts that go on
-
-    def rows(first, second):
-        return np.concatenate([first, second], axis=1).reshape(2 * n * BATCH, *first.shape[2:])
-
-    ids = ids.reshape(n, BATCH, LENGTH)
-    noised = {"t": rows(t, 1 - t), "noise": rows(noise, 1 - noise), "known": rows(known, known)}
-    return {"text": rows(ids, ids), **{key: {"text": x} for key, x in noised.items()}}
-
-
-def optimizer(iterations):
-    rate = keras.optimizers.schedules.CosineDecay(0.0, iterations - 100, warmup_target=1e-2, warmup_steps=100)
-    return keras.optimizers.Muon(rate, exclude_layers=["embed", "modulation", "output"])
-
-
-def mean_and_error(values):
-    return float(np.mean(values)), float(np.std(values) / np.sqrt(len(values)))
-
-
 def negative_log_likelihood(twin, ids):
     """Nats per character that the twin gives windows (n, up to LENGTH + 1) after their first character: (n,)."""
     count = ids.shape[1] - 1
@@ -95,14 +66,13 @@ def main():
     parser.add_argument("--windows", type=int, default=2500, help="windows that are measured")
     parser.add_argument("--draws", type=int, default=16, help="noise levels of each for the bound")
     parser.add_argument("--output", type=pathlib.Path, default="text_out")
+    parser.add_argument("--smoke", action="store_true", help="a few of everything")
     args = parser.parse_args()
+    if args.smoke:
+        args.iterations, args.windows, args.draws = 10, 20, 2
     keras.utils.set_random_seed(0)
-    parts = load_tiny_shakespeare()
-    text, held_out = parts["train"], parts["validation"] + parts["test"]
-    tokenizer = CharacterTokenizer(LENGTH, "".join(sorted(set(text + held_out))))
-    ids, held_out = (np.array(tokenizer.ids_of(part), "int32") for part in (text, held_out))
-    random = np.random.RandomState(0)
-    train = random.randint(0, len(ids) - LENGTH - 1, args.iterations * BATCH)
+    tokenizer, ids, held_out = load()
+    train = np.random.RandomState(0).randint(0, len(ids) - LENGTH - 1, args.iterations * BATCH)
     test = np.linspace(0, len(held_out) - LENGTH - 1, args.windows).astype(int)
     report = {"iterations": args.iterations, "backend": keras.backend.backend()}
 
@@ -114,43 +84,27 @@ def main():
     start = time.time()
     twin.fit(rows[:, :-1], rows[:, 1:], batch_size=BATCH, shuffle=False, verbose=2)
     report["twin"] = {"seconds": time.time() - start, "parameters": twin.count_params()}
-    nats = negative_log_likelihood(twin, windows(held_out, test, LENGTH + 1))
-    report["twin"]["nats per character"] = mean_and_error(nats)
+    likelihood = mean_with_error(negative_log_likelihood(twin, windows(held_out, test, LENGTH + 1)))
+    report["twin"]["nats per character"] = likelihood
 
     modalities = [Modality("text", tokenizer)]
     model = MultimodalDiffusionTransformer(modalities, MultimodalDiT(modalities, **SIZES), ema_decays=(0.99,), seed=0)
     model.compile(optimizer(args.iterations), jit_compile=jit)
     start = time.time()
-    pairs = noisy_pairs(windows(ids, train, LENGTH), np.random.default_rng(0))
+    pairs = noisy_pairs(windows(ids, train), np.random.default_rng(0))
     model.fit(pairs, batch_size=2 * BATCH, shuffle=False, verbose=2)
     report["masked"] = {"seconds": time.time() - start, "parameters": model.network.count_params()}
     generator = model.generator(num_steps=LENGTH)
-    bound = generator.score({"text": windows(held_out, test, LENGTH)}, num_draws=args.draws)["bound"] / LENGTH
-    report["masked"]["bound, nats per character"] = mean_and_error(bound)
-    report["ratio"] = report["masked"]["bound, nats per character"][0] / report["twin"]["nats per character"][0]
+    bound = generator.score({"text": windows(held_out, test)}, num_draws=args.draws)["bound"] / LENGTH
+    report["masked"]["bound, nats per character"] = mean_with_error(bound)
+    report["ratio"] = report["masked"]["bound, nats per character"]["mean"] / likelihood["mean"]
 
-    sample = windows(held_out, test[:1], LENGTH)
-    for name, known in {"goes on": np.arange(LENGTH) < 32, "filled in": np.abs(np.arange(LENGTH) - 31.5) > 12}.items():
-        out = generator.generate({"text": sample}, ["text"], {"text": known})["text"][0]
-        report[name] = {
-            "known": "".join(c if k else "_" for c, k in zip(tokenizer.decode(sample)[0], known)),
-            "is": out,
-        }
-    half, longer = LENGTH // 2, sample[0, : LENGTH // 2]
-    for block in range(6):  # each time half of the window is known, and the other half is the next block
-        window = np.pad(longer[-half:], (0, half))[None].astype("int32")
-        new = generator.generate({"text": window}, ["text"], {"text": np.arange(LENGTH) < half}, seed=block)["text"]
-        longer = np.concatenate([longer, tokenizer.encode(new)[0, half:]])
-    report["goes on, block by block"] = "".join(
-        tokenizer.decode(np.pad(longer, (0, -len(longer) % LENGTH)).reshape(-1, LENGTH).astype("int32"))
-    )
-    report["nats per character of samples, by the twin, after steps"] = {}
+    report["texts"] = texts_of(generator, windows(held_out, test[:1]), num_blocks=6)
+    by_twin = {}
     for steps in (4, 16, 64):
-        texts = generator.generate(num_samples=200, steps=steps)["text"]
-        codes = np.array([tokenizer.encode([t])[0] for t in texts])
-        report["nats per character of samples, by the twin, after steps"][steps] = mean_and_error(
-            negative_log_likelihood(twin, codes)
-        )
+        texts = generator.generate(num_samples=min(200, args.windows), steps=steps)["text"]
+        by_twin[steps] = mean_with_error(negative_log_likelihood(twin, tokenizer.encode(texts)))
+    report["nats per character of samples, by the twin, after steps"] = by_twin
     print(json.dumps(report, indent=1))
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "report.json").write_text(json.dumps(report, indent=1))

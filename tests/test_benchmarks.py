@@ -124,3 +124,21 @@ def test_ablations(tmp_path):
     assert again == printed[printed.index("no roles\n") :]
     with pytest.raises(AssertionError, match="is of other settings"):
         run("ablations.py", tmp_path / "generator.keras", "--steps", 3, *options)
+
+
+@pytest.mark.slow
+def test_text(tmp_path, shared, monkeypatch):
+    folder = shared / "data" / "tensorflow_datasets"
+    if not (folder / "tiny_shakespeare").is_dir():
+        pytest.skip("no prepared Shakespeare")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(folder))
+    printed, _ = run("text.py", "--smoke", "--output", tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert json.dumps(report, indent=1) in printed
+    bound, likelihood = report["masked"]["bound, nats per character"], report["twin"]["nats per character"]
+    assert 2 < likelihood["mean"] < bound["mean"] < 4.5  # of 66 characters: log 66 is 4.19
+    assert report["ratio"] == bound["mean"] / likelihood["mean"]
+    by_twin = report["nats per character of samples, by the twin, after steps"]
+    assert list(by_twin) == ["4", "16", "64"] and all(2 < row["mean"] < 6 for row in by_twin.values())
+    (longer,), (known,) = report["texts"]["goes on, block by block"], report["texts"]["goes on, known"]
+    assert len(longer) == 64 + 6 * 32 and longer.startswith(known[:32])

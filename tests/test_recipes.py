@@ -48,6 +48,15 @@ def spoken(tmp_path, shared):
     return str(folder), tmp_path / "c.keras"
 
 
+@pytest.fixture
+def shakespeare(shared):
+    """The folder of the prepared text."""
+    folder = shared / "data" / "tensorflow_datasets"
+    if not (folder / "tiny_shakespeare").is_dir():
+        pytest.skip("no prepared Shakespeare")
+    return str(folder)
+
+
 @pytest.mark.slow
 def test_any_to_any_of_spoken_digits(tmp_path, spoken):
     folder, codec = spoken
@@ -130,6 +139,38 @@ def test_moving_digits(tmp_path):
     assert np.abs(without - tokens)[:, 8:].max() > 0.01
     for name in ("continued.png", "generated.png", "videos.gif", "generator.keras"):
         assert (tmp_path / name).stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_shakespeare(tmp_path, shakespeare):
+    report, _ = smoke("shakespeare.py", tmp_path, TFDS_DATA_DIR=shakespeare)
+    assert 2.5 < report["bound, nats per character"]["mean"] < 4.5  # of 66 characters: log 66 is 4.19
+    assert set(report["words"]) == {"held out", "4 steps", "16 steps", "64 steps"}
+    shares = {name: row["seen"]["mean"] for name, row in report["words"].items()}
+    assert shares.pop("held out") > 0.8 > max(shares.values())  # hardly anything was learned
+    rows = [line.split(": ", 1) for line in (tmp_path / "texts.txt").read_text().splitlines()]
+    texts = {name: [text.replace(" / ", "\n") for key, text in rows if key == name] for name, _ in rows}
+    assert {name: {*map(len, x)} for name, x in texts.items() if "block" in name} == {"goes on, block by block": {128}}
+    for name in ("goes on", "filled in"):
+        for known, text in zip(texts[f"{name}, known"], texts[name]):
+            assert len(text) == 64 and all(a in ("_", b) for a, b in zip(known, text))
+    for name in ("words.png", "generator.keras"):
+        assert (tmp_path / name).stat().st_size > 1000
+
+
+def test_windows_with_a_mask_and_its_complement(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    from shakespeare import BATCH, LENGTH, noisy_pairs
+
+    ids = np.arange(2 * BATCH * LENGTH, dtype="int32").reshape(-1, LENGTH)
+    pairs = noisy_pairs(ids, np.random.default_rng(0))
+    t, noise, known = (pairs[key]["text"].reshape(2, 2, BATCH, -1) for key in ("t", "noise", "known"))
+    masked = noise < t
+    np.testing.assert_array_equal(masked[:, 0], ~masked[:, 1])  # every character is told once
+    np.testing.assert_array_equal(known[:, 0], known[:, 1])
+    for half in pairs["text"].reshape(2, 2, BATCH, LENGTH).swapaxes(0, 1):
+        np.testing.assert_array_equal(half.reshape(-1, LENGTH), ids)
+    assert (np.sort(t[:, 0, :, 0]) * 2 * BATCH // 1 == np.arange(BATCH)).all()  # one in each stratum of (0, 1/2)
 
 
 @pytest.mark.slow
