@@ -99,6 +99,7 @@ def test_spoken_digits(tmp_path, spoken):
     for name in ("guidance 2.0", "guidance 1.0"):
         assert 0 <= report[name]["digits understood"] <= 1 and 0 <= report[name]["entropy of voices"] <= 1
         assert report[name]["Frechet distance"] > report["real"]["Frechet distance"] > 0  # hardly anything was learned
+    assert 0 <= report["continued"]["voices kept"] <= 1
     samples = np.load(tmp_path / "samples.npz")
     assert samples["guidance 2.0"].shape == (40, 4096, 1) and samples["labels"].tolist() == list(range(10)) * 4
     for name in ("spectrograms.png", "7.wav", "generator.keras"):
