@@ -34,9 +34,9 @@ def awake(network):
     return network
 
 
-def make(tasks=None, weights=None, **kwargs):
+def make(tasks=None, weights=None, streams="shared", **kwargs):
     mods = modalities(weights)
-    network = awake(MultimodalDiT(mods, **SMALL))
+    network = awake(MultimodalDiT(mods, streams=streams, **SMALL))
     return MultimodalDiffusionTransformer(
         mods, network, TASKS if tasks is None else tasks, seed=0, **{"ema_decays": (), "partly_known": 0.0, **kwargs}
     )

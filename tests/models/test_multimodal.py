@@ -138,8 +138,9 @@ def test_what_no_task_wants_is_not_learned():
         model(tensors({"picture": batch["picture"]}))
 
 
-def test_gradients_reach_every_weight(gradients):
-    model = make()
+@pytest.mark.parametrize("streams", ["shared", "separate"])
+def test_gradients_reach_every_weight(streams, gradients):
+    model = make(streams=streams)
     batch = tensors({**batch_of(6, given=True), "task": np.full(6, list(TASKS).index("all"), "int32")})
 
     def loss():

@@ -1,5 +1,7 @@
 """What models of several modalities refuse."""
 
+import re
+
 import numpy as np
 import pytest
 from multimodal_models import SMALL, TASKS, batch_of, make, modalities
@@ -15,7 +17,7 @@ from keras_mmai.diffusion import (
     VPCosine,
 )
 from keras_mmai.models import TokenSpace
-from keras_mmai.tokenizers import PassThrough
+from keras_mmai.tokenizers import CharacterTokenizer, LabelTokenizer, PassThrough
 
 
 @pytest.mark.parametrize(
@@ -155,6 +157,34 @@ def given():
 def test_what_a_generator_refuses(call, words, generator):
     with pytest.raises(ValueError, match=words):
         call(generator, batch_of(4))
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("cat", "'word': The alphabet of 3 characters lacks 't' at 2 of the text 'cat'"),
+        ("abba", "'word': CharacterTokenizer holds `length` = 3 ids of each text. Received: a text of 4 at index 1"),
+    ],
+)
+def test_a_text_that_has_no_ids_is_refused(text, words):
+    """By the modality's name, at every door."""
+    mods = [Modality("word", CharacterTokenizer(3, "abc")), Modality("label", LabelTokenizer(2))]
+    model = MultimodalDiffusionTransformer(mods, MultimodalDiT(mods, **SMALL), seed=0)
+    model.compile("adam")
+    generator, texts, labels = model.generator(num_steps=1), ["ab", text], [0, 1]
+    for call in (
+        lambda: model.fit({"word": texts, "label": labels}, verbose=0),
+        lambda: model.fit({"word": ["ab"] * 2}, validation_data={"word": texts}, verbose=0),
+        lambda: model.evaluate({"word": texts}, verbose=0),
+        lambda: model.precompute({"word": texts}),
+        lambda: generator.generate({"word": texts}, ["label"]),
+        lambda: generator.generate({"word": texts}, ["word"], {"word": np.ones(3, bool)}),
+        lambda: generator.classify({"word": texts}, "label"),
+        lambda: generator.score({"word": texts}),
+        lambda: generator.embed({"word": texts}),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(words)}"):
+            call()
 
 
 @pytest.mark.parametrize(

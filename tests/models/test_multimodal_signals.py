@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 from multimodal_models import SMALL, TASKS, awake, batch_of, losses_of, make, tensors
-from small_models import heavy
+from small_models import BACKEND, heavy, make_vqvae, signals
 
 from keras_mmai import VQVAE, Modality, MultimodalDiffusionTransformer, MultimodalDiT
 from keras_mmai.data import ArrayDataset, mix
@@ -212,13 +212,27 @@ def test_padding_of_a_text_has_no_loss():
 
 
 @heavy
-def test_fit_takes_signals_and_computes_their_tokens_once():
-    names = ["zero", "one", "two"]
-    mods = [Modality("picture", PassThrough((4, 2))), Modality("name", LabelTokenizer(names))]
+def test_fit_takes_signals_and_computes_their_tokens_once(monkeypatch, capsys):
+    """Before the first step: neither a step nor an epoch nor a validation encodes."""
+    tokenizer, encoded, before = make_vqvae(), [], []
+    encode = tokenizer.encode
+    monkeypatch.setattr(tokenizer, "encode", lambda x, **kwargs: encoded.append(x) or encode(x, **kwargs))
+    mods = [Modality("image", tokenizer), Modality("name", LabelTokenizer(["zero", "one", "two"]))]
     model = MultimodalDiffusionTransformer(mods, MultimodalDiT(mods, **SMALL), seed=0)
-    model.compile("adam", run_eagerly=True)
-    picture = np.random.RandomState(0).normal(size=(6, 4, 2)).astype("float32")
-    data = {"picture": picture, "name": ["one", "two", "zero"] * 2}
-    history = model.fit(data, batch_size=3, epochs=1, verbose=0, validation_data=data).history
-    assert set(history) >= {"picture", "name", "val_picture", "val_name"}
-    np.testing.assert_array_equal(model.precompute(data)["name"][:, 0], [1, 2, 0, 1, 2, 0])
+    model.compile("adam", run_eagerly=BACKEND != "jax")
+    data = {"image": signals(6), "name": ["one", "two", "zero"] * 2}
+
+    def look(*_, **__):
+        before.append(len(encoded))
+
+    watch = keras.callbacks.LambdaCallback(on_train_batch_begin=look, on_epoch_end=look, on_train_end=look)
+    watch.on_test_batch_begin = look
+    fitted = model.fit(data, batch_size=3, epochs=3, verbose=0, validation_data=data, callbacks=[watch])
+    assert set(fitted.history) >= {"image", "name", "val_image", "val_name"}
+    assert len(before) == 3 * (2 + 2 + 1) + 1 and len(set(before)) == 1 and before[0] > 0
+    tokens = model.precompute(data, verbose=0)
+    np.testing.assert_array_equal(tokens["image"], numpy(encode(data["image"])))
+    np.testing.assert_array_equal(tokens["name"][:, 0], [1, 2, 0, 1, 2, 0])
+    assert capsys.readouterr().out == ""
+    model.precompute(data, verbose=1)
+    assert "1/1" in capsys.readouterr().out
