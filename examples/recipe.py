@@ -105,7 +105,8 @@ class Recipe:
         not_matrices = ["embed", "modulation", "output"]
         steps, warm = epochs * len(data), epochs * len(data) // 20
         rate = keras.optimizers.schedules.CosineDecay(0.0, steps - warm, warmup_target=peak, warmup_steps=warm)
-        muon = keras.optimizers.Muon(rate, exclude_layers=not_matrices)
+        # clipped, as one bad batch at the highest rate can undo an epoch
+        muon = keras.optimizers.Muon(rate, exclude_layers=not_matrices, global_clipnorm=1.0)
         model.compile(muon, jit_compile=keras.backend.backend() != "torch")
         model.fit(data, epochs=epochs, verbose=2)
         self.lap("transformer")

@@ -260,7 +260,7 @@ class MultimodalDiffusionTransformer(TrainingModel):
         rows.update({name: len(x) if x.ndim else "no" for name, x in columns.items()})
         if len(set(rows.values())) > 1:
             raise ValueError(f"Every modality needs a row for each example. Received: {rows} rows")
-        self._check_others(others)
+        self._check_others(others, data)
         tokens = {}
         for name, modality in names.items():
             if name in data:
@@ -272,7 +272,7 @@ class MultimodalDiffusionTransformer(TrainingModel):
     def check_values(self, x):
         """A batch of tokens, or of signals of tokenizers with weights."""
         self._check_keys(x)
-        self._check_others({key: value for key, value in x.items() if key in BATCH_KEYS})
+        self._check_others({key: value for key, value in x.items() if key in BATCH_KEYS}, x)
         for m in self.modalities:
             if m.name in x:
                 m.check_batch(x[m.name], self._host_flags(m, x, len(x[m.name])))
@@ -290,16 +290,17 @@ class MultimodalDiffusionTransformer(TrainingModel):
             if keys - set(names):
                 raise ValueError(f"The modalities are {sorted(names)}. Received: {sorted(keys - set(names))}{where}")
 
-    def _check_others(self, others):
+    def _check_others(self, others, names):
+        """What comes beside the modalities of these names."""
         for key in ("present", "known"):
             for name, flags in others.get(key, {}).items():
                 flags = np.asarray(flags)
                 if flags.dtype.kind == "O":
                     raise ValueError(f"{key!r} of {name!r} is bool. Received: an array of Python objects")
                 self._flags(key, name, flags)
-        for name, t in others.get("t", {}).items():
-            t = np.asarray(t)
-            if t.dtype.kind not in "fiu" or not np.all((t >= 0) & (t <= 1)):
+        for name in [m.name for m in self.modalities if "t" in others and m.name in names and not m.adaln]:
+            t = ops.convert_to_numpy(self._levels(name, others["t"]))
+            if not np.all((t >= 0) & (t <= 1)):
                 raise ValueError(f"'t' of {name!r} is of noise levels in [0, 1]. Received: {t!r:.100}")
         task = np.asarray(others.get("task", 0))
         if task.dtype.kind not in "iu" or (task.size and not 0 <= task.min() <= task.max() < len(self.tasks)):
