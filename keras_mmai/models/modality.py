@@ -96,7 +96,7 @@ class Modality(Configurable):
                 + f". Received: {process!r}"
             )
         self.process = process
-        self.patch_size = patch_size
+        self.patch_size = patch_size if isinstance(patch_size, int) else tuple(patch_size)
         self.weight = weight
         self.rate = rate
         self.code_axes = code_axes
@@ -153,8 +153,10 @@ class Modality(Configurable):
             return self.check_tokens(np.asarray(x)).view(Tokens)
         try:
             if self.lossless:
-                return np.asarray(self.tokenizer.encode(x)).view(Tokens)
+                return self.check_tokens(np.asarray(self.tokenizer.encode(x))).view(Tokens)
             x = np.asarray(x)
+            if not len(x):
+                raise ValueError("There is nothing to encode: no rows.")
             self.tokenizer.check_values(x)
             self.tokenizer.encode(x[:1], tokens=self.tokens)  # its errors, before a progress bar
         except ValueError as error:

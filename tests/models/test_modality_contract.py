@@ -86,6 +86,7 @@ IMAGE, AUDIO, VIDEO, READINGS = noise_of(8, 8, 1), noise_of(16, 1), noise_of(2, 
 WORDS, NAMES = ["cab", "", "b", "abba"], ["dog", "cat", "dog", "dog"]
 LABELS, IDS = np.array([2, 0, 1, 2], "int32"), np.arange(24, dtype="int32").reshape(4, 3, 2) % 5
 WRONG_WORDS = [["cat"], ["abbac"], ["ab", None], "ab", IDS]
+NO_READINGS = [READINGS[:, 1:], READINGS[0], "ab", np.full((ROWS, 3), np.nan)]
 WRONG_NAMES = [["cow"], [2], [-1], [None], [0.5], [["cat"]], "cat"]
 
 # "latents" or "codes" in the name is the kind of tokens
@@ -126,13 +127,14 @@ EXAMPLES = {
         rate=0.5,
         wrong=[IDS[:, 1:], IDS[0], IDS - 1, IDS + 1, IDS / 2, ["a"]],
     ),
-    "own": Example(lambda: Degrees(10.0), READINGS, (3, 1), (3,), 1, wrong=[READINGS[:, 1:], READINGS[0], "ab"]),
+    "own": Example(lambda: Degrees(10.0), READINGS, (3, 1), (3,), 1, wrong=NO_READINGS),
 }
 
 
 def wrong_floats(x):
     loud = np.where(np.arange(ROWS) < 3, x.T, 9 * x.T).T  # the last one alone, as NaN
-    return [x[:, 1:], x[0], x[..., 0], spoiled(x, 3), loud, (9 * x).astype("int32"), [x[0], x[0][1:]], ["one"] * ROWS]
+    others = [(9 * x).astype("int32"), [x[0], x[0][1:]], ["one"] * ROWS]
+    return [x[:0], x[:, 1:], x[0], x[..., 0], spoiled(x, 3), loud, *others]
 
 
 @functools.cache
@@ -276,7 +278,7 @@ def test_it_is_made_again_from_its_config(name):
     modality = modality_of(name)
     clone = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(modality))
     assert type(clone) is Modality and clone is not modality
-    for key in ("name", "space", "process", "token_shape", "tokens", "vocabulary", "weight", "sample_rate", "lossless"):
+    for key in ("name", "space", "process", "token_shape", "tokens", "vocabulary", "weight", "patch_size"):
         assert getattr(clone, key) == getattr(modality, key), key
     assert clone.tokenizer.get_config() == modality.tokenizer.get_config()
     assert not clone.tokenizer.trainable_variables
