@@ -3,10 +3,10 @@
     TFDS_DATA_DIR=... python examples/shakespeare.py --output shakespeare_run
 
 The text is tiny Shakespeare, as tensorflow_datasets prepares it; its last tenth is held out. A transformer of 4 blocks
-of width 128 learns windows of 64 characters. What it makes in 4, 16 and 64 steps,
-as it is learned and by likelier characters (a temperature of .6), is judged by the share of its words, of four letters
-and more, that the training text has, beside that of held-out windows. Writes report.json, texts.txt, a picture of that
-share by the number of steps, and the generator.
+of width 128 learns windows of 64 characters. What it makes in 4, 16 and 64 steps, as it is learned and by likelier
+characters (a temperature of .6), is judged by the share of its words, of four letters and more, that the training text
+has, beside that of held-out windows. Writes report.json, texts.txt, a picture of that share by the number of steps, and
+the generator.
 """
 
 import re
