@@ -15,7 +15,7 @@ plain sampler. Changed are
   each modality always has a noise level of its own, and what is neither given nor wanted is generated with the rest and
   dropped (there is no word first);
 * one embedding of noise levels for all modalities, or one for each; streams, of which separate ones have three times as
-  many weights; positions.
+  many weights and take half as long again, so that two thirds of the steps are as long; positions.
 
 Shares are not divided by the ceiling, what tokenizers alone leave to name, which is printed. Printed are means over
 seeds with their standard errors, and of the difference to the default of the same seed. What has been measured with the
@@ -25,6 +25,7 @@ same settings is in report.json and is not measured again: rows and seeds can be
 import argparse
 import json
 import pathlib
+import subprocess
 import sys
 import time
 
@@ -75,16 +76,21 @@ class Together:
         return {name: out[name] for name in want}
 
 
+LAYOUT, DRAWS = ("streams", "positions"), ("independent_times", "task_weights")  # of network, of model
+HALF = {JOINT: 18.0}  # as much as all the other tasks
 ROWS = {
     "default": {},
     "all discrete": {"tokens": "codes"},
     "all continuous": {"tokens": "latents"},
     "one noise level": {"independent_times": 0.0},
     "independent noise levels": {"independent_times": 1.0},
-    "half make everything": {"task_weights": {JOINT: 18.0}},
-    "no roles": {"roles": False},
+    "half make everything": {"task_weights": HALF},
+    "half, and independent noise levels": {"task_weights": HALF, "independent_times": 1.0},
+    "half, and embeddings apart": {"task_weights": HALF, "times_apart": True},
+    "no roles": {"roles": False, "independent_times": 1.0},
     "embeddings of noise levels apart": {"times_apart": True},
     "separate streams": {"streams": "separate"},
+    "separate streams, two thirds of the steps": {"streams": "separate", "steps": 2 / 3},
     "rotary positions alone": {"positions": "rotary"},
     "added positions alone": {"positions": "sincos"},
 }
@@ -100,7 +106,13 @@ def named_by_letters(words):
     return named(LETTERS.decode(words.argmax(-1).astype("int32")) if isinstance(words, np.ndarray) else words)
 
 
-def run(row, seed, tokenizers, train, test, labels, judges, args):
+def run(row, seed, args):
+    """What one seed of a row measures."""
+    (train, train_labels), (test, labels) = digit_signals(args.digits, args.samples)
+    of_generator = {m.name: m.tokenizer for m in keras.models.load_model(args.generator).modalities}
+    tokenizers = {name: of_generator[name] for name in ("image", "sound")}
+    keras.utils.set_random_seed(0)
+    judges = {**digit_judges(train, train_labels, 8), "word": named_by_letters}
     roles = row.get("roles", True)
     kinds = {"image": "latents", "sound": "codes", "word": "codes"}
     if "tokens" in row:
@@ -111,16 +123,14 @@ def run(row, seed, tokenizers, train, test, labels, judges, args):
         train, test = ({**x, "word": one_hot(x["word"])} for x in (train, test))
     modalities = [Modality(name, tokenizers.get(name, word), kinds[name]) for name in NAMES]
     keras.utils.set_random_seed(seed)
-    layout = {key: row[key] for key in ("streams", "positions") if key in row}
+    layout, draws = ({key: row[key] for key in keys if key in row} for keys in (LAYOUT, DRAWS))
     kind = TimesApart if row.get("times_apart") else MultimodalDiT
     network = kind(modalities, hidden_dim=128, num_layers=4, num_heads=4, **layout)
-    independent = row.get("independent_times", 0.25) if roles else 1.0
-    draws = dict(independent_times=independent, task_weights=row.get("task_weights"))
     model = MultimodalDiffusionTransformer(modalities, network, **draws, ema_decays=(0.995,))
     if not roles:
         train = {**train, "task": np.full(len(train["word"]), list(model.tasks).index(JOINT), "int32")}
     data = ArrayDataset(model.precompute(train, verbose=0), batch_size=32, seed=seed)
-    steps = -(-args.steps // len(data)) * len(data)
+    steps = -(-round(args.steps * row.get("steps", 1)) // len(data)) * len(data)
     rate = keras.optimizers.schedules.CosineDecay(0.0, steps * 19 // 20, warmup_target=5e-3, warmup_steps=steps // 20)
     muon = keras.optimizers.Muon(rate, exclude_layers=["embed", "modulation", "output"])
     model.compile(muon, jit_compile=keras.backend.backend() != "torch")
@@ -166,18 +176,17 @@ def main():
     if report["settings"] != settings:
         raise SystemExit(f"{kept} is of other settings, {report['settings']}: choose another --output.")
 
-    (train, train_labels), (test, labels) = digit_signals(args.digits, args.samples)
-    of_generator = {m.name: m.tokenizer for m in keras.models.load_model(args.generator).modalities}
-    tokenizers = {name: of_generator[name] for name in ("image", "sound")}
-    keras.utils.set_random_seed(0)
-    judges = {**digit_judges(train, train_labels, 8), "word": named_by_letters}
-    for seed in args.seeds:
-        for name in args.rows:
-            row = report["rows"].setdefault(name, {})
-            if str(seed) not in row:
-                row[str(seed)] = run(ROWS[name], seed, tokenizers, train, test, labels, judges, args)
-                kept.write_text(json.dumps(report, indent=1))
-                print(seed, name, json.dumps(row[str(seed)]), flush=True)
+    asked = ((seed, name) for seed in args.seeds for name in args.rows)
+    missing = [(seed, name) for seed, name in asked if str(seed) not in report["rows"].get(name, {})]
+    if len(missing) > 1:  # a process each, since compiled steps stay in memory
+        for seed, name in missing:
+            one = ("--rows", name, "--seeds", str(seed))
+            subprocess.run([sys.executable, __file__, *sys.argv[1:], *one], check=True, stdout=sys.stderr)
+        report = json.loads(kept.read_text())
+    elif missing:
+        seed, name = missing[0]
+        report["rows"].setdefault(name, {})[str(seed)] = run(ROWS[name], seed, args)
+        kept.write_text(json.dumps(report, indent=1))
     for name, row in report["rows"].items():
         print(name, told(row, report["rows"].get("default", {})), sep="\n", flush=True)
 

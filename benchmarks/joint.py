@@ -1,6 +1,6 @@
 """Several modalities in one model: a training step beside transfusion-pytorch, coherence beside MultiVae's joint VAEs.
 
-    pip install -c constraints.txt transfusion-pytorch==0.20.0 multivae==1.0.3
+    pip install -c constraints.txt ".[test,torch]"
     python benchmarks/joint.py speed --backends tensorflow jax torch --rounds 5
     python benchmarks/joint.py vaes out/generator.keras --seconds 300 --output joint_out
     python benchmarks/joint.py vaes --full full_out/generator.keras --output joint_full
