@@ -10,15 +10,17 @@ from keras_mmai.serialization import Configurable, register
 _EDGE = 1e-6
 
 
-def stratified(u):
+def stratified(u, order=None):
     """One number per stratum of [0, 1): (i + u_i) / b for iid uniforms u (b,). -> (b,), still uniform together.
 
     Every batch then covers all noise levels, which lowers the variance of the loss (after Kingma et al. 2021, who
-    shift one uniform number instead). The numbers rise along the batch: shuffle the data, not the times.
+    shift one uniform number instead). The numbers rise along the batch: shuffle the data, not the times. Where a batch
+    has several numbers for each example, give each of them another `order`, ints (b,), a permutation of 0..b-1.
     """
     u = ops.convert_to_tensor(u, "float32")
     size = ops.shape(u)[0]
-    return (ops.cast(ops.arange(size), "float32") + u) / ops.cast(size, "float32")
+    order = ops.arange(size) if order is None else order
+    return (ops.cast(order, "float32") + u) / ops.cast(size, "float32")
 
 
 class Times(Configurable):

@@ -65,7 +65,7 @@ class MultimodalDiffusionTransformer(TrainingModel):
         network=None,
         tasks=None,
         task_weights=None,
-        independent_times=0.25,
+        independent_times=1.0,
         partly_known=0.1,
         ema_decays=(0.999,),
         seed=None,

@@ -106,12 +106,13 @@ class Draws:
 
     def times(self, modalities, batch):
         """The noise level of each modality where it is generated: {name: (b,)}."""
-        uniform = self._uniform(len(modalities) + 2, batch)
+        uniform = self._uniform(2 * len(modalities) + 2, batch)
         shared, independent = stratified(uniform[0]), uniform[1] < self.independent_times
-        return {
-            m.name: m.process.times(ops.where(independent, own, shared))
-            for m, own in zip(modalities, ops.unstack(uniform[2:], len(modalities)))
-        }
+        times = {}
+        for i, m in enumerate(modalities, 1):
+            own = stratified(uniform[2 * i], ops.argsort(uniform[2 * i + 1]))
+            times[m.name] = m.process.times(ops.where(independent, own, shared))
+        return times
 
     def known(self, num_tokens, wanted):
         """Which tokens of a modality that is `wanted` (b,) are known all the same: (b, n) bool."""
