@@ -11,9 +11,10 @@ plain sampler. Changed are
 * which tokens are diffused how: image latents by flow and sound codes and letters by masks (the default), all masked
   (the image's codes), or all by flow (the sound's latents, letters as one-hot vectors);
 * tasks: drawn alike (the default), or half of the examples generate all three;
-* roles: all of the generated modalities at one noise level in three examples of four, in all or in none; or no roles:
-  each modality always has a noise level of its own, and what is neither given nor wanted is generated with the rest and
-  dropped (there is no word first);
+* noise levels: each generated modality has its own (the default), or all of them one, in every example or in three of
+  four;
+* roles: what is neither given nor wanted is absent (the default), or is generated with the rest and dropped (there is
+  no word first);
 * one embedding of noise levels for all modalities, or one for each; streams, of which separate ones have three times as
   many weights and take half as long again, so that two thirds of the steps are as long; positions.
 
@@ -83,11 +84,10 @@ ROWS = {
     "all discrete": {"tokens": "codes"},
     "all continuous": {"tokens": "latents"},
     "one noise level": {"independent_times": 0.0},
-    "independent noise levels": {"independent_times": 1.0},
+    "one noise level in three of four": {"independent_times": 0.25},
     "half make everything": {"task_weights": HALF},
-    "half, and independent noise levels": {"task_weights": HALF, "independent_times": 1.0},
-    "half, and embeddings apart": {"task_weights": HALF, "times_apart": True},
-    "no roles": {"roles": False, "independent_times": 1.0},
+    "half make everything, embeddings apart": {"task_weights": HALF, "times_apart": True},
+    "no roles": {"roles": False},
     "embeddings of noise levels apart": {"times_apart": True},
     "separate streams": {"streams": "separate"},
     "separate streams, two thirds of the steps": {"streams": "separate", "steps": 2 / 3},

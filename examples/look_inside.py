@@ -1,4 +1,4 @@
-"""What a model of images, sounds and words of digits has learned, in four pictures.
+"""What a model of images, sounds and words of digits has learned, in six pictures.
 
     python examples/any_to_any.py --output out && python examples/look_inside.py out/generator.keras --output inside
 

@@ -3,7 +3,7 @@
     python examples/own_modality.py --output out
 
 Thirteen chemical readings of 178 wines of three growers (the mlxtend package). One model tells the grower from any of
-the readings, fills in readings that are missing, and makes up wines of a grower.
+the readings, fills in readings that are missing, and makes up wines of a grower, after a minute or two.
 """
 
 import argparse
@@ -53,8 +53,8 @@ network = MultimodalDiT(modalities, hidden_dim=64, num_layers=3, num_heads=4)
 model = MultimodalDiffusionTransformer(modalities, network, ema_decays=(0.99,), seed=0)
 epochs = 2 if args.smoke else 400
 model.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(2e-3, epochs * 2)))
-half = np.random.RandomState(1).rand(120, 13) < 0.7  # in training some readings are missing
-model.fit({**train, "present": {"readings": half}}, batch_size=60, epochs=epochs, verbose=0)
+most = np.random.RandomState(1).rand(120, 13) < 0.7  # in training some readings are missing
+model.fit({**train, "present": {"readings": most}}, batch_size=60, epochs=epochs, verbose=0)
 
 generator = model.generator(num_steps=20)
 report = {}

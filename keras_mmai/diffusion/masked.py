@@ -17,7 +17,7 @@ import math
 
 from keras import ops
 
-from keras_mmai.diffusion.process import Denoiser
+from keras_mmai.diffusion.process import Denoiser, check_same_shape
 from keras_mmai.diffusion.samplers import Sampler
 from keras_mmai.diffusion.schedules import FlowLinear, Schedule, expand_right
 from keras_mmai.diffusion.times import UniformTimes
@@ -95,9 +95,10 @@ class MaskedDiffusion(Configurable):
 
         The target of a token that is not masked is -1: there is nothing to learn of it.
         """
-        x = ops.cast(x, "int32")
+        x, noise = ops.cast(x, "int32"), ops.cast(noise, "float32")
+        check_same_shape("The tokens x and their noise", x, noise)
         _, masked_share = self._shares(t, x)
-        masked = ops.cast(noise, "float32") < masked_share
+        masked = noise < masked_share
         return ops.where(masked, self.vocabulary, x), ops.where(masked, x, -1)
 
     def token_losses(self, output, target, t):

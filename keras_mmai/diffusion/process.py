@@ -20,7 +20,7 @@ _ROWS = {
 }
 
 
-def _check_same_shape(what, a, b):
+def check_same_shape(what, a, b):
     sizes = zip(a.shape, b.shape)
     if len(a.shape) != len(b.shape) or any(m != n and None not in (m, n) for m, n in sizes):
         raise ValueError(f"{what} must have the same shape. Received: {tuple(a.shape)} and {tuple(b.shape)}.")
@@ -61,14 +61,14 @@ class GaussianDiffusion(Configurable):
     def corrupt(self, x, t, noise):
         """x (b, …), t, noise (b, …) -> x_t (b, …) and the target y (b, …): equations (1) and (2)."""
         x, noise = ops.cast(x, "float32"), ops.cast(noise, "float32")
-        _check_same_shape("The data x and its noise", x, noise)
+        check_same_shape("The data x and its noise", x, noise)
         (alpha, sigma), (a, b) = self._coefficients(x, t)
         return alpha * x + sigma * noise, a * x + b * noise
 
     def loss(self, output, target, t):
         """Mean squared error per example: output (b, …), target (b, …) -> (b,). Every t weighs the same here."""
         output, target = ops.cast(output, "float32"), ops.cast(target, "float32")
-        _check_same_shape("The network's output and the target", output, target)
+        check_same_shape("The network's output and the target", output, target)
         return ops.mean(ops.square(output - target), axis=tuple(range(1, len(output.shape))))
 
     def split(self, output, x_t, t):
@@ -78,7 +78,7 @@ class GaussianDiffusion(Configurable):
         equation, the solution is the smallest: what they do not tell is estimated by its mean, zero.
         """
         output, x_t = ops.cast(output, "float32"), ops.cast(x_t, "float32")
-        _check_same_shape("The network's output and x_t", output, x_t)
+        check_same_shape("The network's output and x_t", output, x_t)
         (alpha, sigma), (a, b) = self._coefficients(x_t, t)
         determinant = alpha * b - sigma * a
         singular = ops.abs(determinant) < _SINGULAR

@@ -56,12 +56,14 @@ def attention_map(
             "`share` is in (0, 1), `levels` are in (0, 1], and `num_random` is at least 1. Received: "
             f"share={share}, levels={levels}, num_random={num_random}"
         )
+    model.modality(source)
+    n = model.network.spaces[source].num_tokens
+    if n < 2:
+        raise ValueError(f"`source` needs more than one token, for a map. Received: {source!r}, of one")
     sample = {name: model.modality(name).encode(x) for name, x in sample.items()}  # once for all levels
     options = dict(seed=seed, batch_size=batch_size)
     maps = np.mean([model.attention(sample, source, target, t, **options) for t in levels], axis=0)
-    grid, n = maps.shape[1:], maps[0].size
-    if n < 2:
-        raise ValueError(f"`source` needs more than one token, for a map. Received: {source!r}, of one")
+    grid = maps.shape[1:]
     flat = maps.reshape(len(maps), -1)
     flat = flat / np.maximum(flat.sum(axis=1, keepdims=True), 1e-12)
     number = min(max(1, round(share * n)), n - 1)

@@ -24,11 +24,13 @@ def train_judge(signals, labels, epochs=8, batch_size=64, sample_rate=None, seed
     """
     signals, labels = np.asarray(signals), np.asarray(labels)
     rank = signals.ndim - 2
-    if rank not in (1, 2, 3) or labels.shape != (len(signals),) or labels.dtype.kind not in "iu":
+    if rank not in (1, 2, 3) or not len(signals) or labels.shape != (len(signals),) or labels.dtype.kind not in "iu":
         raise ValueError(
-            f"A judge learns from signals (n, *s, c) and integer labels (n,). Received: {signals.shape} and "
-            f"{labels.shape} {labels.dtype}"
+            f"A judge learns from signals (n, *s, c) and integer labels (n,), at least one. Received: {signals.shape} "
+            f"and {labels.shape} {labels.dtype}"
         )
+    if labels.min() < 0:
+        raise ValueError(f"`labels` are ints 0.. Received: {labels.min()}")
     inputs = x = keras.Input(signals.shape[1:])
     if sample_rate is not None:
         if rank != 1 or signals.shape[-1] != 1:

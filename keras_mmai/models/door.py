@@ -20,11 +20,15 @@ class Door:
         self.unseen = generator.unseen
 
     def check_names(self, names, argument):
-        if isinstance(names, str):
+        if isinstance(names, str) or not hasattr(names, "__iter__"):
             raise ValueError(f"`{argument}` is a list or dict of names. Received: {names!r}")
         unknown = sorted(set(names) - set(self.modalities))
         if unknown:
             raise ValueError(f"`{argument}`: the modalities are {sorted(self.modalities)}. Received: {unknown}")
+
+    def check_count(self, value, argument, least=1):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise ValueError(f"`{argument}` is an int of at least {least}. Received: {value!r}")
 
     def check_dict(self, value, argument):
         if not isinstance(value, dict):
@@ -60,7 +64,7 @@ class Door:
 
     def filling(self, given, want, known, present, num_samples, steps, guidance, seed):
         """The arguments of `generate` as the names that are wanted, in their order, and what a `Fill` takes."""
-        for argument, value in (("given", given), ("known", known), ("present", present)):
+        for argument, value in (("given", given), ("known", known)):
             self.check_dict({} if value is None else value, argument)
         given, known = given or {}, known or {}
         self.check_names(() if want is None else want, "want")
@@ -81,8 +85,8 @@ class Door:
                 "`known` is for exactly what is both given and wanted: it says which tokens stay. Received: "
                 f"given={sorted(given)}, want={sorted(want)}, known={sorted(known)}"
             )
-        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1):
-            raise ValueError(f"`steps` is an int of at least 1. Received: {steps}")
+        if steps is not None:
+            self.check_count(steps, "steps")
         if seed is None:
             raise ValueError("`seed` is an int, or int32 (n, 2). Received: None")
         self.check_learned(want, 1, "wanted")
@@ -107,6 +111,8 @@ class Door:
 
     def inputs(self, given, present=None, num_samples=None, seed=None):
         """What every program takes, and how many rows it has."""
+        present = {} if present is None else present
+        self.check_dict(present, "present")
         for name, x in given.items():
             if isinstance(x, str) or not hasattr(x, "__len__"):
                 raise ValueError(f"{name!r} needs a row for each example, an array or list. Received: {x!r:.100}")
@@ -120,10 +126,10 @@ class Door:
         rows = next(iter(sizes.values()), 1)
         if rows < 1:
             raise ValueError(f"There is nothing to do: `given` and `num_samples` have {sizes} rows.")
-        absent = sorted(set(present or {}) - set(given))
+        absent = sorted(set(present) - set(given))
         if absent:
             raise ValueError(f"`present` is of what is given, {sorted(given)}. Received: {absent}")
-        present = {name: self._present(name, flags, rows) for name, flags in (present or {}).items()}
+        present = {name: self._present(name, flags, rows) for name, flags in present.items()}
         tokens = {name: self.modalities[name].encode(x, present=present.get(name)) for name, x in given.items()}
         inputs = {"given": tokens}
         if present:
@@ -134,12 +140,13 @@ class Door:
 
     def scales(self, guidance, names):
         """Guidance, a dict or one float for all `names`, or None, as a checked dict."""
-        if not isinstance(guidance, dict):
-            guidance = {} if guidance is None else dict.fromkeys(names, guidance)
-        self.check_names(guidance, "guidance")
-        for name, scale in guidance.items():
+        guidance = {} if guidance is None else guidance
+        for scale in guidance.values() if isinstance(guidance, dict) else (guidance,):
             if not isinstance(scale, int | float | np.number) or not np.isfinite(scale):
-                raise ValueError(f"`guidance` is a finite number, or a dict of such. Received: {scale!r} of {name!r}")
+                raise ValueError(f"`guidance` is a finite number, or a dict of such by modality. Received: {guidance}")
+        if not isinstance(guidance, dict):
+            return dict.fromkeys(names, guidance)
+        self.check_names(guidance, "guidance")
         return guidance
 
     def extension(self, start, given, num_blocks, overlap):

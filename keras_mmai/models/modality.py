@@ -69,8 +69,8 @@ class Modality(Configurable):
             raise ValueError(f"`name` is of letters, digits and _, such as 'image', without '_to_'. Received: {name!r}")
         if name in RESERVED:
             raise ValueError(f"`name` must be another than {RESERVED}. Received: {name!r}")
-        if weight <= 0:
-            raise ValueError(f"`weight` must be positive. Received: {weight}")
+        if not 0 < weight < np.inf:
+            raise ValueError(f"`weight` must be positive and finite. Received: {weight}")
         if not isinstance(tokenizer, Tokenizer | LosslessTokenizer):
             raise ValueError(f"`tokenizer` is a `Tokenizer` or `LosslessTokenizer`. Received: {tokenizer!r}")
         self.name = name
@@ -136,7 +136,7 @@ class Modality(Configurable):
         discrete = "int" in keras.backend.standardize_dtype(x.dtype)
         return tuple(x.shape[1:]) == self.token_shape and discrete == (self.tokens == "codes")
 
-    def encode(self, x, batch_size=100, verbose=0, present=None):
+    def encode(self, x, batch_size=100, verbose=0, present=None, sample_rate=None):
         """Signals of the host (b, ...), such as arrays or a list of texts, to tokens, numpy; tokens stay as they are.
 
         Where signals could have the form of tokens, as those of a lossless tokenizer of your own, an array is of
@@ -144,9 +144,17 @@ class Modality(Configurable):
         anything, NaN or None for example, and so may absent tokens of what has the form of tokens; the absent parts of
         other signals are encoded as they are, with their neighbours. All that is absent has tokens of 0.
 
+        Arrays do not say at which rate they were recorded: give `sample_rate`, Hz, to have it checked.
+
         Raises:
-            ValueError: of the tokenizer, on what is no such signal; on `present` of another shape.
+            ValueError: of the tokenizer, on what is no such signal; on `present` of another shape; on another sample
+                rate than that of the tokenizer.
         """
+        if sample_rate not in (None, self.sample_rate):
+            raise ValueError(
+                f"{self.name!r} takes signals at sample_rate={self.sample_rate}. Received: sample_rate={sample_rate}. "
+                "Resample them."
+            )
         if present is not None:
             return self._encode_present(x, batch_size, verbose, present)
         if self._are_tokens(x):
@@ -196,7 +204,8 @@ class Modality(Configurable):
     def check_batch(self, x, present):
         """Tokens or signals of a batch, numpy, as `check_tokens` and `check_signals`, where they are present (b, n)."""
         _, x, _ = self._present_rows(x, present)
-        self.check_tokens(x) if self.holds_tokens(x) else self.check_signals(x)
+        check = self.check_tokens if self.holds_tokens(x) else self.check_signals
+        check(x)
 
     def warn_of(self, tokens, present):
         """Warns of a tokenizer that never was trained, and of latents that are not what flow matching starts from,

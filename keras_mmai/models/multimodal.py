@@ -9,7 +9,7 @@ from keras_mmai.models.generator import averaged_copy
 from keras_mmai.models.modality import Modality
 from keras_mmai.models.multimodal_dit import MultimodalDiT
 from keras_mmai.models.multimodal_generator import MultimodalGenerator
-from keras_mmai.models.tasks import ABSENT, GENERATED, Draws, checked_tasks
+from keras_mmai.models.tasks import ABSENT, GENERATED, Draws, checked_tasks, tasks_without
 from keras_mmai.serialization import register
 from keras_mmai.training import TrainingModel
 
@@ -290,21 +290,31 @@ class MultimodalDiffusionTransformer(TrainingModel):
             if keys - set(names):
                 raise ValueError(f"The modalities are {sorted(names)}. Received: {sorted(keys - set(names))}{where}")
 
-    def _check_others(self, others, names):
-        """What comes beside the modalities of these names."""
+    def _check_others(self, others, signals):
+        """What comes beside the signals."""
         for key in ("present", "known"):
             for name, flags in others.get(key, {}).items():
                 flags = np.asarray(flags)
                 if flags.dtype.kind == "O":
                     raise ValueError(f"{key!r} of {name!r} is bool. Received: an array of Python objects")
                 self._flags(key, name, flags)
-        for name in [m.name for m in self.modalities if "t" in others and m.name in names and not m.adaln]:
+        here = [m for m in self.modalities if m.name in signals and not m.adaln]
+        for name in [m.name for m in here if "t" in others]:
             t = ops.convert_to_numpy(self._levels(name, others["t"]))
             if not np.all((t >= 0) & (t <= 1)):
                 raise ValueError(f"'t' of {name!r} is of noise levels in [0, 1]. Received: {t!r:.100}")
-        task = np.asarray(others.get("task", 0))
-        if task.dtype.kind not in "iu" or (task.size and not 0 <= task.min() <= task.max() < len(self.tasks)):
-            raise ValueError(f"'task' is of ints in 0..{len(self.tasks) - 1}. Received: {task!r:.100}")
+        for m in [m for m in here if m.name in others.get("noise", {})]:
+            noise = np.asarray(others["noise"][m.name])
+            form = noise.dtype.kind == "f" and noise.shape == (len(signals[m.name]), *m.token_shape)
+            if not form or not np.isfinite(noise).all() or (m.vocabulary and not np.all((noise >= 0) & (noise < 1))):
+                kind = "Gaussian" if m.vocabulary is None else "uniform in [0, 1)"
+                raise ValueError(
+                    f"'noise' of {m.name!r} is finite, {kind}, float (b, {', '.join(map(str, m.token_shape))}). "
+                    f"Received: {noise.shape} {noise.dtype}, {noise!r:.60}"
+                )
+        task = np.asarray(others.get("task", [0]))
+        if task.ndim != 1 or task.dtype.kind not in "iu" or not np.all((task >= 0) & (task < len(self.tasks))):
+            raise ValueError(f"'task' is of ints (b,) in 0..{len(self.tasks) - 1}. Received: {task!r:.100}")
         idle = [name for i, name in enumerate(self.tasks) if name not in self._draws.learned and np.any(task == i)]
         if idle and "task" in others:
             raise ValueError(f"'task' is of tasks that are learned. Received: {idle}, of weight 0")
@@ -334,18 +344,19 @@ class MultimodalDiffusionTransformer(TrainingModel):
             samplers, num_steps, guidance, order: see `MultimodalGenerator`.
             average: int, index into `ema_decays`.
             tasks: list of names of the model's tasks that the generator exports, and whose modalities can be given and
-                wanted; what `order` puts before others must be among what they want. None: all that are learned.
+                wanted; what `order` puts before others must be among what they want. None: all that are learned,
+                without the modalities that no training example had.
 
         Raises:
             ValueError: on no task, or one that is not learned.
         """
-        learned = self._draws.learned
+        seen = ops.convert_to_numpy(self.seen) > 0
+        unseen = [m.name for m, flag in zip(self.modalities, seen) if seen.any() and not flag]
+        learned = tasks_without(self._draws.learned, unseen)
         unknown = sorted(set(tasks or ()) - set(learned))
         if unknown or isinstance(tasks, str) or (tasks is not None and not len(tasks)):
             raise ValueError(f"`tasks` are some of {sorted(learned)}. Received: {tasks}")
         network = averaged_copy(self, self.network, average)
-        seen = ops.convert_to_numpy(self.seen) > 0
-        unseen = [m.name for m, flag in zip(self.modalities, seen) if seen.any() and not flag]
         tasks = learned if tasks is None else {name: learned[name] for name in tasks}
         generator = MultimodalGenerator(network, self.modalities, tasks, samplers, num_steps, guidance, order, unseen)
         if self.compiled:

@@ -54,8 +54,6 @@ class MultimodalGenerator(Servable, keras.Model):
     ):
         super().__init__(**kwargs)
         self.autocast = False
-        if num_steps < 1:
-            raise ValueError(f"`num_steps` must be at least 1. Received: {num_steps}")
         self.network = network
         self.modalities = list(modalities)
         self.tasks = checked_tasks(tasks, self.modalities)
@@ -66,6 +64,7 @@ class MultimodalGenerator(Servable, keras.Model):
         self.unseen = tuple(unseen)
         self._by_name = {m.name: m for m in self.modalities}
         self._door = Door(self)
+        self._door.check_count(num_steps, "num_steps")
         self._program = functools.cache(self._make_program)
         self.tokenizers = [m.tokenizer for m in self.modalities]  # so that their weights are saved
         self._door.check_names(self.samplers, "samplers")
@@ -139,7 +138,8 @@ class MultimodalGenerator(Servable, keras.Model):
             given: dict by modality of signals (n, ...) or their tokens; None: nothing.
             want: names of modalities; None: all that are not given and that some task wants.
             known: dict by modality of bool (n, *grid) or (*grid,) over its tokens: those of a modality that is given
-                and wanted which stay as they are; the others are generated. For inpainting and continuation.
+                and wanted which stay as they are; the others are generated. For inpainting and continuation. A
+                tokenizer with convolutions makes a token of its neighbours, too: blank what nobody should know.
             present: dict by modality of bool (n,) or (n, *grid): which tokens of what is given are there; the others
                 are absent, see `Modality.encode`. None: all.
             num_samples: int, where nothing is given; else there is one for each row given.
@@ -252,6 +252,8 @@ class MultimodalGenerator(Servable, keras.Model):
 
         `given` and `present`: as those of `generate`.
         """
+        if not isinstance(target, str):
+            raise ValueError(f"`target` is the name of a modality. Received: {target!r}")
         self._door.check_names([target], "target")
         space = self.network.spaces[target]
         if space.vocabulary is None or space.num_tokens * space.num_codes > 1 or space.adaln:
@@ -268,6 +270,8 @@ class MultimodalGenerator(Servable, keras.Model):
         `given` and `present`: as those of `generate`.
         """
         inputs = self._door.given(given, present)
+        if all(self._by_name[name].adaln for name in given):
+            raise ValueError(f"A condition (`adaln`) has no tokens to embed. Received: {sorted(given)}")
         return self._program(Embed).predict(inputs, batch_size=batch_size, verbose=verbose)
 
     def score(self, signals, given=None, present=None, num_draws=64, seed=0, batch_size=100, verbose=0):
@@ -295,8 +299,7 @@ class MultimodalGenerator(Servable, keras.Model):
         (name,) = signals
         if self._by_name[name].tokens != "codes" or self._by_name[name].adaln:
             raise ValueError(f"{name!r} is not generated as ids: its likelihood has no such bound.")
-        if num_draws < 2:
-            raise ValueError(f"`num_draws` must be at least 2. Received: {num_draws}")
+        self._door.check_count(num_draws, "num_draws", 2)
         self._door.check_learned(signals, 1, "wanted")
         self._door.check_learned(given, 0, "given")
         inputs, _ = self._door.inputs({**given, **signals}, present, seed=seed)
@@ -356,7 +359,7 @@ class MultimodalGenerator(Servable, keras.Model):
         return maps.reshape(-1, *self.network.spaces[source].grid)
 
     def _at_level(self, signals, t, present, seed):
-        if not 0 <= t <= 1:
+        if not isinstance(t, int | float | np.number) or not 0 <= t <= 1:
             raise ValueError(f"`t` is a noise level in [0, 1]. Received: {t}")
         inputs, rows = self._door.inputs(signals, present, seed=seed)
         return {**inputs, "t": np.full(rows, t, "float32")}

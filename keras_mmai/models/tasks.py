@@ -45,11 +45,10 @@ def checked_tasks(tasks, modalities):
         raise ValueError(f"`tasks` is a dict of (given, wanted) by name. Received: {tasks!r:.200}")
     names = {m.name: m for m in modalities}
     checked = {}
-    for task, (given, want) in tasks.items():
-        if isinstance(given, str) or isinstance(want, str):
-            raise ValueError(
-                f"A task is two tuples of names, as ((), ('image',)). Received: {(given, want)} in {task!r}"
-            )
+    for task, pair in tasks.items():
+        if len(pair) != 2 or any(isinstance(part, str) for part in pair):
+            raise ValueError(f"A task is two tuples of names, as ((), ('image',)). Received: {pair} in {task!r}")
+        given, want = pair
         unknown = sorted({*given, *want} - set(names))
         if unknown:
             raise ValueError(f"The modalities are {sorted(names)}. Received: {unknown} in the task {task!r}")
@@ -61,6 +60,17 @@ def checked_tasks(tasks, modalities):
             raise ValueError(f"A condition (`adaln`) is only given. Received: {want} wanted in the task {task!r}")
         checked[task] = tuple(given), tuple(want)
     return checked
+
+
+def tasks_without(tasks, names):
+    """Tasks as they are where these modalities are absent: those that want nothing then, or are one of the others, are
+    left out."""
+    left = {task: pair for task, pair in tasks.items() if not {*pair[0], *pair[1]}.intersection(names)}
+    for task, pair in tasks.items():
+        given, want = (tuple(name for name in part if name not in names) for part in pair)
+        if want and (given, want) not in left.values():
+            left[task] = given, want
+    return left
 
 
 class Draws:

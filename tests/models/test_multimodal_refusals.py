@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from multimodal_models import SMALL, TASKS, batch_of, make, modalities
 
-from keras_mmai import Modality, MultimodalDiffusionTransformer, MultimodalDiT
+from keras_mmai import VQVAE, Modality, MultimodalDiffusionTransformer, MultimodalDiT
 from keras_mmai.diffusion import (
     Euler,
     GaussianDiffusion,
@@ -16,6 +16,7 @@ from keras_mmai.diffusion import (
     UniformTimes,
     VPCosine,
 )
+from keras_mmai.layers import SEANetDecoder, SEANetEncoder, VectorQuantizer
 from keras_mmai.models import TokenSpace
 from keras_mmai.tokenizers import CharacterTokenizer, LabelTokenizer, PassThrough
 
@@ -27,6 +28,7 @@ from keras_mmai.tokenizers import CharacterTokenizer, LabelTokenizer, PassThroug
         (lambda: Modality("a_to_b", PassThrough((4, 2))), "_to_"),
         (lambda: Modality("noise", PassThrough((4, 2))), "another than"),
         (lambda: Modality("x", PassThrough((4, 2)), weight=0.0), "weight"),
+        (lambda: Modality("x", PassThrough((4, 2)), weight=float("nan")), "weight"),
         (lambda: Modality("x", PassThrough((4, 2)), rate=-1.0), "rate"),
         (lambda: Modality("x", PassThrough((4, 2)), tokens="codes"), "latents"),
         (lambda: Modality("x", PassThrough((4, 2)), process=MaskedDiffusion(4)), "GaussianDiffusion"),
@@ -44,6 +46,7 @@ from keras_mmai.tokenizers import CharacterTokenizer, LabelTokenizer, PassThroug
         (lambda: make(tasks={"a": (("word",), ())}), "wanted"),
         (lambda: make(tasks={"a": (("word",), ("word",))}), "given is not wanted"),
         (lambda: make(tasks={"a": ("word", "picture")}), "two tuples"),
+        (lambda: make(tasks={"a": (("word",),)}), "two tuples"),
         (lambda: make(tasks={}), "`tasks` is a dict of"),
         (lambda: make(independent_times=2.0), "independent_times"),
         (lambda: make(task_weights={"nothing": 1.0}), "task_weights"),
@@ -124,6 +127,8 @@ def given():
         (lambda g, d: g.generate({"word": d["word"]}, present={"word": np.ones(5, bool)}), "present"),
         (lambda g, d: g.generate({"word": d["word"]}, present={"word": np.ones((4, 2), bool)}), "present"),
         (lambda g, d: g.generate(want="word"), "list"),
+        (lambda g, d: g.generate(want=3), "list"),
+        (lambda g, d: g.generate(num_samples=1, guidance="strong"), "finite number"),
         (lambda g, d: g.generate(d, ["word"], {"word": np.ones(3, bool)}, guidance={"word": 2.0}), "not wanted"),
         (lambda g, d: g.generate({"word": d["word"]}, guidance={"sound": 2.0}), "absent"),
         (lambda g, d: g.generate({"word": d["word"]}, guidance={"smell": 2.0}), "smell"),
@@ -142,7 +147,11 @@ def given():
         (lambda g, d: g.generate({"word": d["word"] + 9}), "0..5"),
         (lambda g, d: g.generate({"word": d["word"]}, steps=0), "steps"),
         (lambda g, d: g.classify({"picture": d["picture"]}, "word"), "one id"),
+        (lambda g, d: g.classify({"picture": d["picture"]}, ["word"]), "name of a modality"),
         (lambda g, d: g.score({"picture": d["picture"]}), "bound"),
+        (lambda g, d: g.score({"word": d["word"]}, num_draws=2.5), "`num_draws` is an int"),
+        (lambda g, d: g.score({"word": d["word"]}, present=np.ones(4, bool)), "`present` is a dict"),
+        (lambda g, d: g.losses({"word": d["word"]}, np.ones(4)), "noise level"),
         (lambda g, d: g.score({"word": d["word"], "sound": d["sound"]}), "one modality"),
         (lambda g, d: g.classify({}, "picture"), "one id"),
         (lambda g, d: g.embed({}), "`given` is a dict of at least one modality"),
@@ -200,6 +209,7 @@ def test_a_text_that_has_no_ids_is_refused(text, words):
         (dict(tasks="all"), "`tasks` are some of"),
         (dict(tasks=[]), "`tasks` are some of"),
         (dict(num_steps=0), "num_steps"),
+        (dict(num_steps=2.5), "num_steps"),
     ],
 )
 def test_what_a_generator_can_not_be(arguments, words):
@@ -227,6 +237,43 @@ def test_what_was_not_learned_can_not_be_asked_for():
     generator.generate({"word": data["word"]}, ["picture"])
     with pytest.raises(ValueError, match="No training example had 'sound'"):
         generator.generate({"word": data["word"]}, ["sound"])
+    # nor has a SavedModel a signature for it; tasks are what is left of them
+    left = {"picture_to_word": (("picture",), ("word",)), "word_to_rest": (("word",), ("picture",))}
+    assert generator.tasks == {"all": ((), ("picture", "word")), **left}
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        {"word": np.full((4, 3), 7.0, "float32")},
+        {"word": np.zeros((4, 2), "float32")},
+        {"word": np.zeros((4, 3), "int32")},
+        {"picture": np.full((4, 4, 4, 2), np.nan, "float32")},
+    ],
+)
+def test_noise_that_is_none(noise):
+    model = make()
+    model.compile("sgd")
+    with pytest.raises(ValueError, match=r"'noise' of '(word|picture)' is finite"):
+        model.fit({**batch_of(4), "noise": noise}, verbose=0)
+
+
+def test_sample_rates():
+    """Arrays have none, but can come with it."""
+    sizes = dict(strides=(4,), patch_size=8, fourier=True)
+    encoder, decoder = SEANetEncoder(4, 4, **sizes), SEANetDecoder(4, 1, **sizes)
+    codec = VQVAE((64, 1), encoder=encoder, decoder=decoder, quantizer=VectorQuantizer(8, 4), sample_rate=8000)
+    sound, x = Modality("sound", codec), np.zeros((2, 64, 1), "float32")
+    np.testing.assert_array_equal(sound.encode(x, sample_rate=8000), sound.encode(x))
+    with pytest.raises(ValueError, match=r"'sound' takes signals at sample_rate=8000. Received: sample_rate=16000"):
+        sound.encode(x, sample_rate=16000)
+
+
+def test_a_condition_is_not_embedded():
+    mods = [Modality("label", LabelTokenizer(2), adaln=True), Modality("x", PassThrough((3,), 6))]
+    generator = make_of(mods).generator(num_steps=1)
+    with pytest.raises(ValueError, match="no tokens to embed"):
+        generator.embed({"label": [0, 1]})
 
 
 def test_names_that_make_one_task_of_two():
