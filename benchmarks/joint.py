@@ -15,14 +15,14 @@ times the width, where ours spends them once for each modality; it caps the logi
 outputs, and has skip connections, without which this version does not run. Its gated values are off.
 
 `vaes`: MMVAE+, MVTCAE and MoPoE beside the generator that examples/any_to_any.py wrote, on its data, judged by the same
-classifiers; with `--full` the larger size of both: 60,000 digits and their recordings. They see latents of image and sound by the
-generator's tokenizers, which decode what the VAEs make (snapped to the nearest codes), and letters; the transformer has
-the sound's codes. Hyper-parameters are those of MultiVae's own examples; each likelihood is rescaled to that of one of
-their images, for which their weight of the divergence was chosen. A tenth of the training data is held out, and the
-epoch with the least loss on it is kept. "joint" samples the prior; "joint of mixture" MultiVae's mixture of ten
-Gaussians, fitted to the posteriors of the training data, of the larger size to 10,000 of them. A VAE gives the mean of
-what could be, which a judge names readily: the Frechet distances in the judges' features tell how far from real signals
-it is. Writes report.json.
+classifiers; with `--full` the larger size of both: 60,000 digits and their recordings. They see latents of image and
+sound by the generator's tokenizers, which decode what the VAEs make (snapped to the nearest codes), and letters; the
+transformer has the sound's codes. Hyper-parameters are those of MultiVae's own examples; each likelihood is rescaled to
+that of one of their images, for which their weight of the divergence was chosen. A tenth of the training data is held
+out, and the epoch with the least loss on it is kept. "joint" samples the prior; "joint of mixture" MultiVae's mixture
+of ten Gaussians, fitted to the posteriors of the training data, of the larger size to 10,000 of them. A VAE gives the
+mean of what could be, which a judge names readily: the Frechet distances in the judges' features tell how far from real
+signals it is. Writes report.json.
 """
 
 import argparse
