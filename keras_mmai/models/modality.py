@@ -12,6 +12,7 @@ from keras_mmai.models.token_space import TokenSpace
 from keras_mmai.serialization import Configurable, register
 from keras_mmai.serving import ensure_ids
 from keras_mmai.tokenizers import LabelTokenizer, LosslessTokenizer, PassThrough, TextTokenizer, Tokenizer
+from keras_mmai.tokenizers.tokenizer import check_sample_rate
 from keras_mmai.training import freeze
 
 # what a batch, a signature or a progress bar calls otherwise
@@ -150,11 +151,7 @@ class Modality(Configurable):
             ValueError: of the tokenizer, on what is no such signal; on `present` of another shape; on another sample
                 rate than that of the tokenizer.
         """
-        if sample_rate not in (None, self.sample_rate):
-            raise ValueError(
-                f"{self.name!r} takes signals at sample_rate={self.sample_rate}. Received: sample_rate={sample_rate}. "
-                "Resample them."
-            )
+        check_sample_rate(repr(self.name), self.sample_rate, sample_rate)
         if present is not None:
             return self._encode_present(x, batch_size, verbose, present)
         if self._are_tokens(x):

@@ -3,7 +3,7 @@
 from keras import ops
 
 from keras_mmai.layers.coders import ConvDecoder, ConvEncoder
-from keras_mmai.tokenizers.tokenizer import Standardize, Tokenizer, signal_of
+from keras_mmai.tokenizers.tokenizer import Standardize, Tokenizer, check_sample_rate, signal_of
 
 
 class ConvTokenizer(Tokenizer):
@@ -111,12 +111,7 @@ class ConvTokenizer(Tokenizer):
 
     def encode(self, x, tokens=None, seed=None, temperature=1.0, sample_rate=None):
         """Signal to tokens: see `Tokenizer`. A `sample_rate` other than the tokenizer's is an error."""
-        if sample_rate not in (None, self.sample_rate):
-            advice = "Build it with its `sample_rate`." if self.sample_rate is None else "Resample the signal."
-            raise ValueError(
-                f"{self.name} takes signals at sample_rate={self.sample_rate}. Received: sample_rate={sample_rate}. "
-                f"{advice}"
-            )
+        check_sample_rate(self.name, self.sample_rate, sample_rate)
         return super().encode(x, tokens, seed, temperature)
 
     def encoded(self, x, lead=True):

@@ -13,6 +13,13 @@ from keras_mmai.training import TrainingModel, batch_size, check_signal_values
 MOMENTUM = 0.99
 
 
+def check_sample_rate(name, expected, received):
+    """That signals which come with a sample rate, Hz, have the tokenizer's."""
+    if received not in (None, expected):
+        advice = "Build it with its `sample_rate`." if expected is None else "Resample the signal."
+        raise ValueError(f"{name} takes signals at sample_rate={expected}. Received: sample_rate={received}. {advice}")
+
+
 @register
 class Standardize(keras.layers.Layer):
     """Brings each channel to zero mean and unit variance by running statistics of what it saw in training.

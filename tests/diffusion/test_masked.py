@@ -197,6 +197,11 @@ def test_numbers_out_of_range(make, word):
         make()
 
 
+def test_noise_of_another_shape_is_not_broadcast():
+    with pytest.raises(ValueError, match=r"tokens x and their noise must have the same shape. Received: \(4, 4\) and"):
+        diffusion.MaskedDiffusion(K).corrupt(np.zeros((4, 4), "int32"), 0.5, np.zeros(4, "float32"))
+
+
 def test_a_polynomial_masks_a_power_of_t():
     alpha, sigma = diffusion.PolynomialMasking(3.0)(0.5)
     np.testing.assert_allclose([float(alpha), float(sigma)], [0.875, 0.125])

@@ -120,7 +120,15 @@ def test_a_judge_of_waveforms_hears_pitches_at_any_phase_and_place():
         metrics.train_judge(np.ones((4, 8, 8, 1)), np.arange(4), sample_rate=8000)
 
 
-@pytest.mark.parametrize("signals, labels", [(np.ones((4, 2)), np.arange(4)), (np.ones((4, 8, 1)), np.ones(4))])
-def test_what_a_judge_can_not_learn_from(signals, labels):
-    with pytest.raises(ValueError, match="A judge learns"):
+@pytest.mark.parametrize(
+    "signals, labels, words",
+    [
+        (np.ones((4, 2)), np.arange(4), "A judge learns"),
+        (np.ones((4, 8, 1)), np.ones(4), "A judge learns"),
+        (np.ones((0, 8, 1)), np.arange(0), "at least one"),
+        (np.ones((4, 8, 1)), np.arange(4) - 1, r"`labels` are ints 0\.\. Received: -1"),
+    ],
+)
+def test_what_a_judge_can_not_learn_from(signals, labels, words):
+    with pytest.raises(ValueError, match=words):
         metrics.train_judge(signals, labels)

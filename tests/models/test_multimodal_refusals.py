@@ -258,6 +258,13 @@ def test_noise_that_is_none(noise):
         model.fit({**batch_of(4), "noise": noise}, verbose=0)
 
 
+def test_tasks_of_examples_are_one_number_each():
+    model = make()
+    model.compile("sgd")
+    with pytest.raises(ValueError, match=r"'task' is of ints \(b,\)"):
+        model.precompute({**batch_of(4), "task": np.zeros((4, 3), "int32")})
+
+
 def test_sample_rates():
     """Arrays have none, but can come with it."""
     sizes = dict(strides=(4,), patch_size=8, fourier=True)
