@@ -34,6 +34,12 @@ def need(package):
         pytest.skip(f"the benchmark's peer {package} is not installed")
 
 
+def need_vaes():
+    need("multivae")
+    if keras.backend.backend() != "torch":
+        pytest.skip("the peers run on PyTorch whatever the backend, and what they stand beside is tested on each")
+
+
 def untrained_generator(path, *others):
     """Saves one of image, sound and `others`."""
     sizes = dict(strides=(4,), patch_size=32, fourier=True)
@@ -65,7 +71,7 @@ def test_speed_of_joint_training():
 @pytest.mark.slow
 def test_joint_vaes(tmp_path):
     pytest.importorskip("mlxtend")
-    need("multivae")
+    need_vaes()
     smoke("any_to_any.py", tmp_path)
     printed, _ = run("joint.py", "vaes", tmp_path / "generator.keras", "--smoke", "--output", tmp_path)
     report = json.loads((tmp_path / "report.json").read_text())
@@ -86,7 +92,7 @@ def test_joint_vaes(tmp_path):
 
 @pytest.mark.slow
 def test_joint_vaes_of_spoken_digits(tmp_path, shared, monkeypatch):
-    need("multivae")
+    need_vaes()
     folder = shared / "data" / "tensorflow_datasets"
     if not (folder / "spoken_digit").is_dir() or not (folder / "mnist").is_dir():
         pytest.skip("no prepared spoken digits and MNIST")

@@ -58,7 +58,8 @@ def make_copier():
     data = {"x": x, "y": x[:, 2].copy()}
     mods = [Modality("x", PassThrough((4,), 4)), Modality("y", LabelTokenizer(4)), Modality("z", PassThrough((2,), 2))]
     data["z"] = random.randint(0, 2, (512, 2)).astype("int32")
-    network = MultimodalDiT(mods, hidden_dim=32, num_layers=2, num_heads=2)
+    # one layer: in more of them tokens pass on what they have heard, and looking at any of them may do
+    network = MultimodalDiT(mods, hidden_dim=32, num_layers=1, num_heads=2)
     tasks = {"y": (("x", "z"), ("y",)), "x_y": (("x",), ("y",)), "z_y": (("z",), ("y",)), "only_y": ((), ("y",))}
     model = MultimodalDiffusionTransformer(mods, network, tasks, ema_decays=(), partly_known=0.0, seed=0)
     model.compile("adam")
