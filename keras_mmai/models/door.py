@@ -1,4 +1,4 @@
-"""What a `MultimodalGenerator` is asked, checked at the door and put as its programs take it."""
+"""What is fitted and what a generator is asked, checked at the door and put as the network and programs take it."""
 
 import numpy as np
 from keras import ops
@@ -7,8 +7,113 @@ from keras_mmai.noise import row_seeds
 from keras_mmai.tokenizers import PassThrough, TextTokenizer
 
 
+DICTS = ("present", "known", "t", "noise")  # of a batch, by modality
+
+
+class BatchDoor:
+    """What a `MultimodalDiffusionTransformer` is fitted on. Each check raises a ValueError that names the key."""
+
+    def __init__(self, modalities, tasks, learned):
+        self.modalities = {m.name: m for m in modalities}
+        self.tasks = list(tasks)
+        self.learned = learned
+
+    def check_keys(self, x):
+        for value, where in ((x, "What is fitted"), *((x[key], repr(key)) for key in DICTS if key in x)):
+            if not isinstance(value, dict):
+                raise ValueError(f"{where} is a dict by modality. Received: {value!r:.100}")
+        for keys, where in ((set(x) - {*DICTS, "task"}, ""), *((set(x.get(k, {})), f" in {k!r}") for k in DICTS)):
+            unknown = sorted(keys - set(self.modalities))
+            if unknown:
+                raise ValueError(f"The modalities are {sorted(self.modalities)}. Received: {unknown}{where}")
+
+    def check(self, x):
+        """The keys of a batch on the host, and all but its signals."""
+        self.check_keys(x)
+        for key in ("present", "known"):
+            for name, flags in x.get(key, {}).items():
+                flags = np.asarray(flags)
+                if flags.dtype.kind == "O":
+                    raise ValueError(f"{key!r} of {name!r} is bool. Received: an array of Python objects")
+                self.flags(key, name, flags)
+        for name in [name for name, m in self.modalities.items() if name in x and not m.adaln]:
+            if "t" in x:
+                t = ops.convert_to_numpy(self.levels(name, x["t"]))
+                if not np.all((t >= 0) & (t <= 1)):
+                    raise ValueError(f"'t' of {name!r} is of noise levels in [0, 1]. Received: {t!r:.100}")
+            if name in x.get("noise", {}):
+                self._check_noise(name, np.asarray(x["noise"][name]), len(x[name]))
+        if "task" in x:
+            self._check_task(np.asarray(x["task"]))
+
+    def others(self, data):
+        """All but the signals of a whole data set, as arrays, checked: every column has a row for each example."""
+        self.check_keys(data)
+        names = self.modalities
+        rows = {name: len(data[name]) for name in names if name in data}
+        if not rows:
+            raise ValueError(f"There is none of the modalities {sorted(names)}. Received keys: {sorted(data)}")
+        others = {key: data[key] for key in data if key not in names}
+        others = {
+            key: {name: np.asarray(x) for name, x in value.items()} if key in DICTS else np.asarray(value)
+            for key, value in others.items()
+        }
+        columns = {f"{key!r} of {name}": x for key in DICTS for name, x in others.get(key, {}).items()}
+        columns |= {"'task'": others["task"]} if "task" in others else {}
+        rows.update({name: len(x) if x.ndim else "no" for name, x in columns.items()})
+        if len(set(rows.values())) > 1:
+            raise ValueError(f"Every modality needs a row for each example. Received: {rows} rows")
+        self.check({**data, **others})
+        return others
+
+    def present(self, name, x, rows):
+        """Which tokens the examples of a batch really have: (b, n) bool."""
+        flags = x.get("present", {}).get(name)
+        if flags is None:
+            return ops.ones((rows, self.modalities[name].space.num_tokens), dtype="bool")
+        return self.flags("present", name, flags)
+
+    def present_on_host(self, name, x, rows):
+        """`present` as numpy."""
+        return ops.convert_to_numpy(self.present(name, x, rows))
+
+    def flags(self, key, name, flags):
+        """Flags of rows or tokens: (b, n) bool."""
+        space = self.modalities[name].space
+        flags = space.flags(flags, f"{key!r} of {name!r}")
+        return ops.broadcast_to(flags, (ops.shape(flags)[0], space.num_tokens))
+
+    def levels(self, name, t):
+        """The noise levels that are given: (b,) float32, or (b, n) of tokens."""
+        space = self.modalities[name].space
+        if name not in t or tuple(t[name].shape[1:]) not in ((), space.grid):
+            raise ValueError(
+                f"'t' is a dict of noise levels (b,), or {('b', *space.grid)} for each token, also of {name!r}. "
+                f"Received: {tuple(t[name].shape) if name in t else sorted(t)}"
+            )
+        level = ops.cast(t[name], "float32")
+        return level if len(level.shape) == 1 else ops.reshape(level, (-1, space.num_tokens))
+
+    def _check_noise(self, name, noise, rows):
+        m = self.modalities[name]
+        form = noise.dtype.kind == "f" and noise.shape == (rows, *m.token_shape)
+        if not form or not np.isfinite(noise).all() or (m.vocabulary and not np.all((noise >= 0) & (noise < 1))):
+            kind = "Gaussian" if m.vocabulary is None else "uniform in [0, 1)"
+            raise ValueError(
+                f"'noise' of {name!r} is finite, {kind}, float (b, {', '.join(map(str, m.token_shape))}). Received: "
+                f"{noise.shape} {noise.dtype}, {noise!r:.60}"
+            )
+
+    def _check_task(self, task):
+        if task.ndim != 1 or task.dtype.kind not in "iu" or not np.all((task >= 0) & (task < len(self.tasks))):
+            raise ValueError(f"'task' is of ints (b,) in 0..{len(self.tasks) - 1}. Received: {task!r:.100}")
+        idle = [name for i, name in enumerate(self.tasks) if name not in self.learned and np.any(task == i)]
+        if idle:
+            raise ValueError(f"'task' is of tasks that are learned. Received: {idle}, of weight 0")
+
+
 class Door:
-    """Each check raises a ValueError that names the argument."""
+    """What a `MultimodalGenerator` is asked. Each check raises a ValueError that names the argument."""
 
     def __init__(self, generator):
         self.modalities = {m.name: m for m in generator.modalities}

@@ -1,10 +1,10 @@
 """What users `fit` on several modalities at once: any of them from any of them, and any may be missing."""
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_mmai.distribution import STATE, sum_across_replicas
+from keras_mmai.models.door import BatchDoor
 from keras_mmai.models.generator import averaged_copy
 from keras_mmai.models.modality import Modality
 from keras_mmai.models.multimodal_dit import MultimodalDiT
@@ -12,9 +12,6 @@ from keras_mmai.models.multimodal_generator import MultimodalGenerator
 from keras_mmai.models.tasks import ABSENT, GENERATED, Draws, checked_tasks, tasks_without
 from keras_mmai.serialization import register
 from keras_mmai.training import TrainingModel
-
-BATCH_KEYS = {"present", "known", "task", "t", "noise"}
-DICTS = ("present", "known", "t", "noise")
 
 
 @register
@@ -91,6 +88,7 @@ class MultimodalDiffusionTransformer(TrainingModel):
         self.seed = seed
         self.seed_generator = seed_generator
         self._draws = draws
+        self._door = BatchDoor(modalities, tasks, draws.learned)
         self.tokenizers = [m.tokenizer for m in modalities]  # so that their weights are saved
         self.build()
 
@@ -111,7 +109,7 @@ class MultimodalDiffusionTransformer(TrainingModel):
         self.built = True
 
     def call(self, x, training=False):
-        self._check_keys(x)
+        self._door.check_keys(x)
         modalities = [m for m in self.modalities if m.name in x]
         generable = [m for m in modalities if not m.adaln]
         if not set(x) & set(self.trackers):
@@ -120,7 +118,7 @@ class MultimodalDiffusionTransformer(TrainingModel):
             )
         tokens = {m.name: m.encode_batch(x[m.name]) for m in modalities}
         batch = ops.shape(tokens[generable[0].name])[0]
-        present = {m.name: self._present(m, x, batch) for m in modalities}
+        present = {m.name: self._door.present(m.name, x, batch) for m in modalities}
         here = {name: ops.any(flags, axis=1) for name, flags in present.items()}
         task = ops.cast(x["task"], "int32") if "task" in x else self._draws.task(batch)
         roles = {m.name: self._draws.role(m.name, task) for m in modalities}
@@ -178,45 +176,21 @@ class MultimodalDiffusionTransformer(TrainingModel):
         found = ops.stack([ops.cast(flag, "float32") for flag in found])
         self.seen.assign(ops.maximum(self.seen, sum_across_replicas(found) > 0))
 
-    def _present(self, modality, x, batch):
-        """Which tokens an example really has: (b, n) bool."""
-        flags = x.get("present", {}).get(modality.name)
-        if flags is None:
-            return ops.ones((batch, self.network.spaces[modality.name].num_tokens), dtype="bool")
-        return self._flags("present", modality.name, flags)
-
-    def _flags(self, key, name, flags):
-        """Flags of rows or tokens in a batch, checked: (b, n) bool."""
-        space = self.network.spaces[name]
-        flags = space.flags(flags, f"{key!r} of {name!r}")
-        return ops.broadcast_to(flags, (ops.shape(flags)[0], space.num_tokens))
-
     def _times_and_known(self, generable, wanted, x, batch):
         """The noise level of each modality, 0 where it is not generated, and the tokens of some that are known."""
         if "t" in x:
-            levels, known = {m.name: self._levels(m.name, x["t"]) for m in generable}, {}
+            levels, known = {m.name: self._door.levels(m.name, x["t"]) for m in generable}, {}
         else:
             levels = self._draws.times(generable, batch)
             lengths = {m.name: self.network.spaces[m.name].num_tokens for m in generable if self.partly_known}
             known = {name: self._draws.known(n, wanted[name]) for name, n in lengths.items() if n > 1}
         for name, flags in x.get("known", {}).items():
             if name in wanted:
-                known[name] = ops.logical_and(self._flags("known", name, flags), wanted[name][:, None])
+                known[name] = ops.logical_and(self._door.flags("known", name, flags), wanted[name][:, None])
         own = {name: len(level.shape) > 1 for name, level in levels.items()}
         return {
             name: ops.where(flags[:, None] if own[name] else flags, levels[name], 0.0) for name, flags in wanted.items()
         }, known
-
-    def _levels(self, name, t):
-        """The noise levels in a batch that are given, checked: (b,) float32, or (b, n) of tokens."""
-        space = self.network.spaces[name]
-        if name not in t or tuple(t[name].shape[1:]) not in ((), space.grid):
-            raise ValueError(
-                f"'t' is a dict of noise levels (b,), or {('b', *space.grid)} for each token, also of {name!r}. "
-                f"Received: {tuple(t[name].shape) if name in t else sorted(t)}"
-            )
-        level = ops.cast(t[name], "float32")
-        return level if len(level.shape) == 1 else ops.reshape(level, (-1, space.num_tokens))
 
     def _noise(self, modality, x, tokens):
         noise = x.get("noise", {}).get(modality.name)
@@ -245,79 +219,21 @@ class MultimodalDiffusionTransformer(TrainingModel):
             ValueError: on a name that is no modality, signals that their tokenizer does not take, rows of different
                 number, or "present", "known" and "task" of another form.
         """
-        self._check_keys(data)
-        names = {m.name: m for m in self.modalities}
-        rows = {name: len(data[name]) for name in names if name in data}
-        if not rows:
-            raise ValueError(f"There is none of the modalities {sorted(names)}. Received keys: {sorted(data)}")
-        others = {
-            key: {name: np.asarray(x) for name, x in value.items()} if key in DICTS else np.asarray(value)
-            for key, value in data.items()
-            if key not in names
-        }
-        columns = {f"{key!r} of {name}": x for key in DICTS for name, x in others.get(key, {}).items()}
-        columns |= {"'task'": others["task"]} if "task" in others else {}
-        rows.update({name: len(x) if x.ndim else "no" for name, x in columns.items()})
-        if len(set(rows.values())) > 1:
-            raise ValueError(f"Every modality needs a row for each example. Received: {rows} rows")
-        self._check_others(others, data)
+        others = self._door.others(data)
         tokens = {}
-        for name, modality in names.items():
-            if name in data:
-                present = others.get("present", {}).get(name)
-                tokens[name] = modality.encode(data[name], batch_size, verbose, present)
-                modality.warn_of(tokens[name], self._host_flags(modality, others, len(tokens[name])))
+        for m in self.modalities:
+            if m.name in data:
+                present = others.get("present", {}).get(m.name)
+                tokens[m.name] = m.encode(data[m.name], batch_size, verbose, present)
+                m.warn_of(tokens[m.name], self._door.present_on_host(m.name, others, len(tokens[m.name])))
         return {**tokens, **others}
 
     def check_values(self, x):
         """A batch of tokens, or of signals of tokenizers with weights."""
-        self._check_keys(x)
-        self._check_others({key: value for key, value in x.items() if key in BATCH_KEYS}, x)
+        self._door.check(x)
         for m in self.modalities:
             if m.name in x:
-                m.check_batch(x[m.name], self._host_flags(m, x, len(x[m.name])))
-
-    def _host_flags(self, modality, x, rows):
-        """`_present` as numpy."""
-        return ops.convert_to_numpy(self._present(modality, x, rows))
-
-    def _check_keys(self, x):
-        names = [m.name for m in self.modalities]
-        for value, where in ((x, "What is fitted"), *((x[key], repr(key)) for key in DICTS if key in x)):
-            if not isinstance(value, dict):
-                raise ValueError(f"{where} is a dict by modality. Received: {value!r:.100}")
-        for keys, where in ((set(x) - BATCH_KEYS, ""), *((set(x.get(k, {})), f" in {k!r}") for k in DICTS)):
-            if keys - set(names):
-                raise ValueError(f"The modalities are {sorted(names)}. Received: {sorted(keys - set(names))}{where}")
-
-    def _check_others(self, others, signals):
-        """What comes beside the signals."""
-        for key in ("present", "known"):
-            for name, flags in others.get(key, {}).items():
-                flags = np.asarray(flags)
-                if flags.dtype.kind == "O":
-                    raise ValueError(f"{key!r} of {name!r} is bool. Received: an array of Python objects")
-                self._flags(key, name, flags)
-        here = [m for m in self.modalities if m.name in signals and not m.adaln]
-        for name in [m.name for m in here if "t" in others]:
-            t = ops.convert_to_numpy(self._levels(name, others["t"]))
-            if not np.all((t >= 0) & (t <= 1)):
-                raise ValueError(f"'t' of {name!r} is of noise levels in [0, 1]. Received: {t!r:.100}")
-        for m in [m for m in here if m.name in others.get("noise", {})]:
-            noise = np.asarray(others["noise"][m.name])
-            form = noise.dtype.kind == "f" and noise.shape == (len(signals[m.name]), *m.token_shape)
-            if not form or not np.isfinite(noise).all() or (m.vocabulary and not np.all((noise >= 0) & (noise < 1))):
-                kind = "Gaussian" if m.vocabulary is None else "uniform in [0, 1)"
-                raise ValueError(
-                    f"'noise' of {m.name!r} is finite, {kind}, float (b, {', '.join(map(str, m.token_shape))}). "
-                    f"Received: {noise.shape} {noise.dtype}, {noise!r:.60}"
-                )
-        task = np.asarray(others.get("task", [0]))
-        if task.ndim != 1 or task.dtype.kind not in "iu" or not np.all((task >= 0) & (task < len(self.tasks))):
-            raise ValueError(f"'task' is of ints (b,) in 0..{len(self.tasks) - 1}. Received: {task!r:.100}")
-        idle = [name for i, name in enumerate(self.tasks) if name not in self._draws.learned and np.any(task == i)]
-        if idle and "task" in others:
-            raise ValueError(f"'task' is of tasks that are learned. Received: {idle}, of weight 0")
+                m.check_batch(x[m.name], self._door.present_on_host(m.name, x, len(x[m.name])))
 
     def fit(self, x=None, *args, validation_data=None, verbose="auto", **kwargs):
         if isinstance(validation_data, dict):
