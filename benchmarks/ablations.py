@@ -150,7 +150,7 @@ def run(row, seed, args):
     return {
         "conditional": float(np.mean(list(shares.values()))),
         "joint": joint,
-        "ceiling": found["ceiling"],
+        "tokenizer_ceiling": found["tokenizer_ceiling"],
         "tasks": shares,
         "parameters": network.count_params(),
         "seconds of training": seconds,
@@ -206,7 +206,7 @@ def told(row, default):
             line += f"   less the default's {mean_and_error([of(row[seed]) - of(default[seed]) for seed in both])}"
         lines.append(line)
     last = next(iter(row.values()))
-    ceiling = ", ".join(f"{name} {share:.3f}" for name, share in last["ceiling"].items())
+    ceiling = ", ".join(f"{name} {share:.3f}" for name, share in last["tokenizer_ceiling"].items())
     return "\n".join([*lines, f"    {len(row)} seeds, {last['parameters']:,} parameters, ceiling: {ceiling}"])
 
 

@@ -15,6 +15,10 @@ import keras
 import numpy as np
 
 
+class NotServable(ValueError):
+    """A SavedModel has no operation for what is to be exported."""
+
+
 class Servable:
     """A model that offers `serving_signatures()`: {name: (function, {argument: (shape without batch, dtype)})}.
 

@@ -80,7 +80,7 @@ def test_joint_vaes(tmp_path):
     for name, row in report["models"].items():
         assert row["epochs"] == row["best"] == 1 and np.isfinite(row["held-out loss"])
         assert len(row["conditional"]) == 12 and set(row["joint"]) == set(row["joint of mixture"])
-        assert row["ceiling"]["word"] == 1.0 and row["ceiling"]["image"] > 0.5
+        assert row["tokenizer_ceiling"]["word"] == 1.0 and row["tokenizer_ceiling"]["image"] > 0.5
         shares = [share for task in row["conditional"].values() for share in task.values()]
         assert row["mean conditional"] == pytest.approx(np.mean(shares)) and 0 <= min(shares) <= max(shares) <= 1
         for key in ("frechet_distance", "frechet_distance of mixture"):
@@ -103,7 +103,7 @@ def test_joint_vaes_of_spoken_digits(tmp_path, shared, monkeypatch):
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["full"] and set(report["models"]) == {"MoPoE", "ours"}
     for row in report["models"].values():
-        assert len(row["conditional"]) == 12 and row["ceiling"]["word"] == 1.0
+        assert len(row["conditional"]) == 12 and row["tokenizer_ceiling"]["word"] == 1.0
         assert row["frechet_distance"]["real"]["sound"] < row["frechet_distance"]["image_sound_word"]["sound"]
 
 

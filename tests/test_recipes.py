@@ -20,7 +20,7 @@ def test_any_to_any(tmp_path):
     pytest.importorskip("mlxtend")
     report, _ = smoke("any_to_any.py", tmp_path)
     assert len(report["conditional"]) == 2 and len(report["joint"]) == 1
-    assert report["ceiling"]["word"] == 1.0 and report["ceiling"]["image"] > 0.5
+    assert report["tokenizer_ceiling"]["word"] == 1.0 and report["tokenizer_ceiling"]["image"] > 0.5
     assert report["conditional_over_ceiling"] >= 0 and 0 <= report["valid"]["image_sound_word"]["word"] <= 1
     distances = report["frechet_distance"]
     assert all(0 < distances["real"][name] < x for name, x in distances["image_sound_word"].items())

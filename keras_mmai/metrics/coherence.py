@@ -24,7 +24,7 @@ def coherence(generator, signals, labels, judges, tasks=None, num_joint=None, re
         options: of `generate`: steps, guidance, batch_size. Of a dict of guidance each task takes what can guide it.
 
     Returns:
-        dict: "ceiling", by modality the share of real signals, once encoded and decoded, of the right label;
+        dict: "tokenizer_ceiling", by modality the share of real signals, once encoded and decoded, of the right label;
         "conditional", by task and modality that of what was generated; "joint", by task that in which all judges agree;
         "class_entropy", by joint task and modality the entropy of the labels found over that of equally many of each;
         "valid", by joint task and modality the share with a label of 0 or above; "frechet_distance", only with a
@@ -80,7 +80,13 @@ def coherence(generator, signals, labels, judges, tasks=None, num_joint=None, re
         num_classes = 1 + max(1, labels.max(), *(label.max() for label in found.values()))
         entropy[task] = {name: class_entropy(label, num_classes) for name, label in found.items()}
         valid[task] = {name: _share(label >= 0) for name, label in found.items()}
-    report = {"ceiling": ceiling, "conditional": conditional, "joint": joint, "class_entropy": entropy, "valid": valid}
+    report = {
+        "tokenizer_ceiling": ceiling,
+        "conditional": conditional,
+        "joint": joint,
+        "class_entropy": entropy,
+        "valid": valid,
+    }
     if reference:
         report["frechet_distance"] = distance
     if conditional:

@@ -6,7 +6,6 @@ from keras import ops
 from keras_mmai.noise import row_seeds
 from keras_mmai.tokenizers import PassThrough, TextTokenizer
 
-
 DICTS = ("present", "known", "t", "noise")  # of a batch, by modality
 
 

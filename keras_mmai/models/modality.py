@@ -10,7 +10,7 @@ from keras import ops
 from keras_mmai.diffusion import GaussianDiffusion, MaskedDiffusion, UniformTimes
 from keras_mmai.models.token_space import TokenSpace
 from keras_mmai.serialization import Configurable, register
-from keras_mmai.serving import ensure_ids
+from keras_mmai.serving import NotServable, ensure_ids
 from keras_mmai.tokenizers import LabelTokenizer, LosslessTokenizer, PassThrough, TextTokenizer, Tokenizer
 from keras_mmai.tokenizers.tokenizer import check_sample_rate
 from keras_mmai.training import freeze
@@ -298,7 +298,7 @@ class Modality(Configurable):
             return (lambda x: self.tokenizer.encode(x, tokens=self.tokens)), (self.tokenizer.input_shape, "float32")
         try:
             function, arguments = self.tokenizer.serving_signatures()[direction]
-        except ValueError:  # by which a tokenizer says so
+        except NotServable:
             if self.vocabulary is None:
                 return (lambda x: x), (self.token_shape, "float32")
             return (lambda x: ensure_ids(x, self.vocabulary)), (self.token_shape, "int32")

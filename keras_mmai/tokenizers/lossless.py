@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_mmai.serialization import register
-from keras_mmai.serving import Servable, codec_signatures, ensure_ids
+from keras_mmai.serving import NotServable, Servable, codec_signatures, ensure_ids
 
 
 class LosslessTokenizer(Servable, keras.Model):
@@ -41,7 +41,7 @@ class LosslessTokenizer(Servable, keras.Model):
         return self.decode(self.encode(x))
 
     def serving_signatures(self):
-        raise ValueError(f"{type(self).__name__} can't be served: it has no `serving_signatures`.")
+        raise NotServable(f"{type(self).__name__} can't be served: it has no `serving_signatures`.")
 
     def fit(self, *args, **kwargs):
         raise ValueError(f"{type(self).__name__} has nothing to learn: use it as it is.")

@@ -6,7 +6,7 @@ import numpy as np
 from keras import ops
 
 from keras_mmai.serialization import register
-from keras_mmai.serving import bytes_of_strings, codec_signatures, strings_of_bytes
+from keras_mmai.serving import NotServable, bytes_of_strings, codec_signatures, strings_of_bytes
 from keras_mmai.tokenizers.lossless import LosslessTokenizer, checked_ids
 
 
@@ -88,7 +88,7 @@ class TextTokenizer(LosslessTokenizer):
                 return part
 
     def serving_signatures(self):
-        raise ValueError(
+        raise NotServable(
             f"{type(self).__name__} can't be exported: a SavedModel has no operation for its text. Encode and decode "
             "beside the server, or use `ByteTokenizer`, which is exported with strings."
         )

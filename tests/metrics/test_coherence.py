@@ -40,7 +40,7 @@ def test_shares_by_hand():
     judges = {"a": lambda x: x.argmax(1), "b": lambda x: np.where(x[:, 0] == 2, -1, x[:, 0])}
     found = metrics.coherence(Guesser(), SIGNALS, LABELS, judges, num_joint=6, guidance={"a": 2.0})
     assert found == {
-        "ceiling": {"a": 1.0, "b": pytest.approx(2 / 3)},
+        "tokenizer_ceiling": {"a": 1.0, "b": pytest.approx(2 / 3)},
         "conditional": {"a_to_b": {"b": pytest.approx(2 / 3)}, "b_to_a": {"a": pytest.approx(1 / 3)}},
         "joint": {"both": pytest.approx(1 / 3)},
         # of "b" two labels are found, as often
@@ -91,7 +91,7 @@ def test_what_coherence_refuses(change, message):
 def test_a_task_that_is_given_what_lacks_is_left_out():
     judges = {"b": lambda x: x[:, 0]}
     found = metrics.coherence(Guesser(), {"b": SIGNALS["b"]}, LABELS, judges, guidance={})
-    assert found["ceiling"] == {"b": 1.0} and found["conditional"] == found["joint"] == {}
+    assert found["tokenizer_ceiling"] == {"b": 1.0} and found["conditional"] == found["joint"] == {}
 
 
 @pytest.mark.parametrize("shape", [(64, 1), (8, 8, 1)])

@@ -134,3 +134,14 @@ def test_a_text_that_tensorflow_can_not_run_is_served_as_ids(tmp_path):
     np.testing.assert_allclose(answer, generator.generate({"text": ["ab", "c"]})["x"], atol=1e-4)
     with pytest.raises(tf.errors.InvalidArgumentError, match="ids must be in"):
         served["to_x"](seed=seeds, text=tf.constant([[9, 0, 0], [1, 2, 3]]))
+
+
+def test_only_what_says_that_it_cannot_be_served_goes_as_tokens():
+    class Readings(PassThrough):
+        def serving_signatures(self):
+            raise ValueError("the table of units is gone")
+
+    text = Modality("word", CharacterTokenizer(3, "abc"))
+    assert text.serving("decode")[1] == ((3,), "int32")
+    with pytest.raises(ValueError, match="the table of units is gone"):
+        Modality("x", Readings((3, 2))).serving("decode")
