@@ -80,13 +80,8 @@ def coherence(generator, signals, labels, judges, tasks=None, num_joint=None, re
         num_classes = 1 + max(1, labels.max(), *(label.max() for label in found.values()))
         entropy[task] = {name: class_entropy(label, num_classes) for name, label in found.items()}
         valid[task] = {name: _share(label >= 0) for name, label in found.items()}
-    report = {
-        "tokenizer_ceiling": ceiling,
-        "conditional": conditional,
-        "joint": joint,
-        "class_entropy": entropy,
-        "valid": valid,
-    }
+    report = {"tokenizer_ceiling": ceiling, "conditional": conditional, "joint": joint}
+    report |= {"class_entropy": entropy, "valid": valid}
     if reference:
         report["frechet_distance"] = distance
     if conditional:

@@ -134,6 +134,9 @@ class MultimodalGenerator(Servable, keras.Model):
     ):
         """Generates the wanted modalities, given others: a dict of signals (n, ...) by name.
 
+        Some task must give each modality that is given, and want each that is wanted. The combination need not be a
+        task; how well one that was never trained is answered is for `metrics.coherence` to tell.
+
         Args:
             given: dict by modality of signals (n, ...) or their tokens; None: nothing.
             want: names of modalities; None: all that are not given and that some task wants.
