@@ -79,4 +79,13 @@ made = generator.generate({"word": WORDS}, seed=1)
 visualization.image_grid(made["image"], num_columns=10, path=recipe.output / "images.png")
 for word, x in zip(WORDS, made["sound"]):
     write_wav(recipe.output / f"{word}.wav", x, RATE)
+# ten images, their upper halves, and what is made of these, alone and with the word
+whole = test["image"][:10]
+half = np.where(np.arange(28)[:, None, None] < 16, whole, -1.0).astype("float32")
+known = np.repeat(np.arange(7) < 4, 7).reshape(7, 7)  # of 7x7 tokens
+pairs = {"image": np.concatenate([half, half]), "word": 2 * list(test["word"][:10])}
+told = {"word": np.repeat([False, True], len(half))}
+inpainted = generator.generate(pairs, ["image"], known={"image": known}, present=told, seed=1)["image"]
+grid = np.concatenate([whole, half, inpainted])
+visualization.image_grid(grid, num_columns=10, path=recipe.output / "inpainted.png")
 generator.save(recipe.output / "generator.keras")

@@ -24,7 +24,7 @@ def test_any_to_any(tmp_path):
     assert report["conditional_over_ceiling"] >= 0 and 0 <= report["valid"]["image_sound_word"]["word"] <= 1
     distances = report["frechet_distance"]
     assert all(0 < distances["real"][name] < x for name, x in distances["image_sound_word"].items())
-    for name in ("images.png", "matrix.png", "seven.wav", "generator.keras"):
+    for name in ("images.png", "inpainted.png", "matrix.png", "seven.wav", "generator.keras"):
         assert (tmp_path / name).stat().st_size > 1000
     look = [sys.executable, EXAMPLES / "look_inside.py", tmp_path / "generator.keras", "--smoke", "--output", tmp_path]
     result = subprocess.run(look, capture_output=True, text=True, env=dict(os.environ))
