@@ -150,44 +150,46 @@ class Fill(Program):
             for name in self.want
         }
 
+    def _roles(self, inputs, group, made):
+        """While `group` is generated: all other tokens there are, flags of those that are present, flags of the group's
+        own that stay, and the scales of what guides."""
+        context = {name: x for name, x in {**inputs["given"], **made}.items() if name not in group}
+        known, present = dict(inputs.get("known", {})), dict(inputs.get("present", {}))
+        for name in [name for name in known if name not in group]:
+            here = known.pop(name)
+            if name not in made:  # its other tokens are still to be generated
+                present[name] = ops.logical_and(present[name], here) if name in present else here
+        scales = {name: scale for name, scale in inputs.get("guidance", {}).items() if name in context}
+        return context, present, known, scales
+
     def _way(self, inputs, group, made, guess=False):
         """A step, (states, i) -> states and, if asked, what the network takes the data to be; and the first states."""
-        seed, given = inputs["seed"], {**inputs["given"], **made}
-        known, scales, present = (dict(inputs.get(name, {})) for name in ("known", "guidance", "present"))
-        rows = ops.shape(seed)[0]
-        for name in self.want:
-            if name in made:
-                known.pop(name, None)
-            elif name in known and name not in group:  # its other tokens are still to be generated
-                here = known.pop(name)
-                present[name] = ops.logical_and(present[name], here) if name in present else here
-        scales = {name: scale for name, scale in scales.items() if name in given and name not in group}
-        seeds = split(seed, len(self.modalities))
-        own = {name: seeds[:, list(self.modalities).index(name)] for name in group}
+        context, present, known, scales = self._roles(inputs, group, made)
         stay = {name: self.network.spaces[name].spread(flags) for name, flags in known.items()}
-        context = {name: tokens for name, tokens in given.items() if name not in group}
-        times = ops.convert_to_tensor(self.steps)
+        seeds = split(inputs["seed"], len(self.modalities))
+        seeds = {name: seeds[:, place] for place, name in enumerate(self.modalities) if name in group}
+        ones, times = ops.ones(ops.shape(inputs["seed"])[:1]), ops.convert_to_tensor(self.steps)
 
         def keep(name, x):
-            return ops.where(stay[name], ops.cast(given[name], x.dtype), x) if name in stay else x
+            return ops.where(stay[name], ops.cast(inputs["given"][name], x.dtype), x) if name in stay else x
 
         def advance(states, i):
             i = ops.cast(i, "int32")
             t, s = ops.take(times, i, axis=0), ops.take(times, i + 1, axis=0)
-            states = dict(zip(group, states))
-            levels = {**self.at_rest({**context, **states}), **{name: t * ops.ones((rows,)) for name in group}}
-            outputs = self._guided(group, {**context, **states}, levels, present, known, scales)
+            tokens = {**context, **dict(zip(group, states))}
+            levels = {**self.at_rest(tokens), **{name: t * ones for name in group}}
+            outputs = self._guided(group, tokens, levels, present, known, scales)
             after, found = [], []
-            for name, x in states.items():
-                process, sampler = self.modalities[name].process, self.samplers[name]
-                predict = Denoiser(process, lambda x_t, t, output=outputs[name]: output)
-                noise = self._step_noise(name, own[name], i) if sampler.stochastic else None
-                after.append(keep(name, sampler.step(predict, x, t, s, noise)))
+            for name in group:
+                sampler = self.samplers[name]
+                predict = Denoiser(self.modalities[name].process, lambda x_t, t, output=outputs[name]: output)
+                noise = self._step_noise(name, seeds[name], i) if sampler.stochastic else None
+                after.append(keep(name, sampler.step(predict, tokens[name], t, s, noise)))
                 if guess:
-                    found.append(keep(name, self._guess(name, predict(x, t), after[-1])))
+                    found.append(keep(name, self._guess(name, predict(tokens[name], t), after[-1])))
             return after, found
 
-        return advance, [keep(name, self._prior(name, own[name])) for name in group]
+        return advance, [keep(name, self._prior(name, seeds[name])) for name in group]
 
     def _guess(self, name, prediction, after):
         """The data that is predicted; of ids the likeliest, where they are still masked."""
