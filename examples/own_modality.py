@@ -63,7 +63,8 @@ for share in (1.0, 0.5, 0.25):
     p = generator.classify({"readings": test["readings"]}, "grower", present={"readings": here})
     report[f"growers told from {share:.0%} of the readings"] = float(np.mean(p.argmax(1) == test["grower"]))
 known = np.random.RandomState(3).rand(*test["readings"].shape) < 0.5
-draws = [generator.generate(test, ["readings"], {"readings": known}, seed=i)["readings"] for i in range(8)]
+given = {"readings": test["readings"]}
+draws = [generator.generate(given, ["readings"], {"readings": known}, seed=i)["readings"] for i in range(8)]
 filled = np.mean(draws, axis=0)
 errors = {"mean of 8 fillings": filled - test["readings"], "the mean instead": mean - test["readings"]}
 report["error over deviation"] = {

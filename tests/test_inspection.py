@@ -51,6 +51,21 @@ def test_a_networks_attention_leaves_out_what_is_absent(streams):
     assert (weights[:, :, 1] == 0).all() and (weights[:, :, [0, 2, 3]] > 0).all()
 
 
+def test_attention_is_the_mean_over_the_tokens_that_are_there(generator):
+    data, here = batch_of(2), np.array([[True, False, True], [False, True, False]])
+    signals = {"picture": data["picture"], "word": data["word"]}
+    found = generator.attention(signals, "picture", "word", 0.5, present={"word": here}, seed=1)
+    tokens, noise = dict(signals), uniform(split(row_seeds(1, 2), 3)[:, 1], (3,))  # the word is the second modality
+    tokens["word"], _ = generator.modality("word").process.corrupt(
+        ops.convert_to_tensor(data["word"]), ops.full((2,), 0.5), noise
+    )
+    t = {"picture": np.zeros(2, "float32"), "word": np.full(2, 0.5, "float32")}
+    weights, places = generator.network.attention_weights(*tensors((tokens, t, {"word": here})))
+    weights = numpy(weights)[:, places["word"], places["picture"]]
+    by_hand = np.stack([row[flags].mean(axis=0) for row, flags in zip(weights, here)])
+    np.testing.assert_allclose(found.reshape(2, 4), by_hand, atol=1e-5)
+
+
 def make_copier():
     """A model of a picture of 4 tokens and a label, which token 2 of the picture alone decides, fitted."""
     random = np.random.RandomState(0)

@@ -7,7 +7,8 @@ import PIL.Image
 import pytest
 from matplotlib.figure import Figure
 
-from keras_mmai import visualization
+from keras_mmai import Modality, visualization
+from keras_mmai.tokenizers import PassThrough
 from keras_mmai.visualization.figures import INVALID, PALETTE
 
 GREY = np.random.default_rng(0).uniform(-1.5, 1.5, size=(5, 8, 8, 1)).astype("float32")
@@ -221,6 +222,10 @@ def test_signal_table_draws_every_kind(tmp_path):
     assert panels[0, 2].texts[0].get_text() == "three" and not panels[2, 1].has_data()
     with pytest.raises(ValueError, match="`rows` must be one for each"):
         visualization.signal_table(rows, ["a"])
+    figure = visualization.signal_table([[wave], [wave]], sample_rate=[8000, None])
+    assert figure.axes[0].images and not figure.axes[1].images  # a spectrogram, and lines
+    with pytest.raises(ValueError, match="`sample_rate` must be one for each"):
+        visualization.signal_table(rows, sample_rate=[8000])
     with pytest.raises(ValueError, match="list of rows"):
         visualization.signal_table([])
     with pytest.raises(ValueError, match="at most four axes"):
@@ -231,6 +236,9 @@ class Maker:
     """Stands for a generator of pictures and words: a picture of what is given, and the words "a" or "the"."""
 
     tasks = {"word_to_picture": (("word",), ("picture",)), "both": ((), ("picture", "word")), "word": ((), ("word",))}
+
+    def modality(self, name):
+        return Modality(name, PassThrough((2,), 2))
 
     def guiding(self, given, want, guidance):
         return {name: guidance[name] for name in given if name in guidance}

@@ -60,7 +60,7 @@ def attention_map(
     n = model.network.spaces[source].num_tokens
     if n < 2:
         raise ValueError(f"`source` needs more than one token, for a map. Received: {source!r}, of one")
-    sample = {name: model.modality(name).encode(x) for name, x in sample.items()}  # once for all levels
+    sample = {name: model.modality(name).encode(x, batch_size) for name, x in sample.items()}  # once for all levels
     options = dict(seed=seed, batch_size=batch_size)
     maps = np.mean([model.attention(sample, source, target, t, **options) for t in levels], axis=0)
     grid = maps.shape[1:]

@@ -54,7 +54,8 @@ def modality_importance(model, signals, target, num_draws=32, seed=0, batch_size
     signals = dict(signals)
     if target not in signals:
         raise ValueError(f"`target` is one of `signals`. Received: {target!r} and {sorted(signals)}")
-    signals = {name: model.modality(name).encode(x) for name, x in signals.items()}  # once for all coalitions
+    # once for all coalitions
+    signals = {name: model.modality(name).encode(x, batch_size) for name, x in signals.items()}
     truth = signals.pop(target)
     names = sorted(signals)
     if not 1 <= len(names) <= MOST:

@@ -31,7 +31,7 @@ def noise_level_losses(model, signals, given=(), num_levels=10, seed=0, batch_si
     unknown = sorted(set(given) - set(signals))
     if isinstance(given, str) or unknown:
         raise ValueError(f"`given` are names among {sorted(signals)}. Received: {given!r}")
-    signals = {name: model.modality(name).encode(x) for name, x in signals.items()}  # once for all levels
+    signals = {name: model.modality(name).encode(x, batch_size) for name, x in signals.items()}  # once for all levels
     clean = {name: signals[name] for name in given}
     noisy = {name: x for name, x in signals.items() if name not in clean}
     levels = (np.arange(num_levels) + 0.5) / num_levels

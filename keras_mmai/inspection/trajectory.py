@@ -29,12 +29,11 @@ def denoising_trajectory(model, given=None, want=None, num_columns=8, path=None,
     num_steps = len(next(iter(signals.values())))
     times = 1.0 - np.arange(num_steps) / num_steps
     shown = np.unique(np.linspace(0, num_steps - 1, min(num_columns, num_steps)).round().astype(int))
-    cells, names, rates = [], [], [model.modality(name).sample_rate for name in signals]
+    cells, names = [], []
     for i in range(min(len(next(iter(signals.values()))[0]), MOST)):
         for name, steps in signals.items():
             cells.append([steps[k][i] for k in shown])
             names.append(name)
-    figure = signal_table(
-        cells, names, [f"t = {times[k]:.2f}" for k in shown], next(filter(None, rates), None), path=path
-    )
+    rates = [model.modality(name).sample_rate for name in names]
+    figure = signal_table(cells, names, [f"t = {times[k]:.2f}" for k in shown], rates, path=path)
     return {"times": times, "signals": signals, "figure": figure}

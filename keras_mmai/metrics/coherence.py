@@ -15,8 +15,8 @@ def coherence(generator, signals, labels, judges, tasks=None, num_joint=None, re
         labels: ints (n,), what they are.
         judges: dict by modality of functions, signals to labels (n,); a label below 0 is never right. A modality
             without one is given but not judged.
-        tasks: dict of (given, wanted) by name; None is that of the generator. One signal of nothing can't be wrong, and
-            is left out, and so is a task that is given what `signals` lack.
+        tasks: dict of (given, wanted) by name, or names of some of the generator's; None: all of these. One signal of
+            nothing can't be wrong, and is left out, and so is a task that is given what `signals` lack.
         num_joint: int, samples of tasks in which nothing is given; None is n.
         reference: dict by modality of real signals (m, ...), which the generator may have been trained on, of judges
             with `features`: `train_judge` has them.
@@ -35,12 +35,12 @@ def coherence(generator, signals, labels, judges, tasks=None, num_joint=None, re
         Both are absent where there is no such task.
 
     Raises:
-        ValueError: on names that are no modality, judges of what `signals` lack, labels of another shape or kind, from
-            outside or from a judge, or a reference without features.
+        ValueError: on names that are no task or no modality, judges of what `signals` lack, labels of another shape or
+            kind, from outside or from a judge, or a reference without features.
     """
     labels, guidance, reference = np.asarray(labels), options.get("guidance"), dict(reference or {})
     modalities = {m.name: m for m in generator.modalities}
-    tasks = generator.tasks if tasks is None else tasks
+    tasks = _tasks(generator.tasks, tasks)
     _check(modalities, signals, labels, judges, tasks, reference)
     known = {name: judges[name].features(x) for name, x in reference.items()}
 
@@ -55,10 +55,11 @@ def coherence(generator, signals, labels, judges, tasks=None, num_joint=None, re
         return found
 
     distance = {"real": distances(signals)}
-    signals = {name: m.encode(signals[name]) for name, m in modalities.items() if name in signals}
+    batch_size = options.get("batch_size", 100)
+    signals = {name: m.encode(signals[name], batch_size) for name, m in modalities.items() if name in signals}
     ceiling, real = {}, {}
     for name in judges:
-        real[name] = labels_of(name, generator.decode({name: signals[name]})[name])
+        real[name] = labels_of(name, generator.decode({name: signals[name]}, batch_size)[name])
         ceiling[name] = _share(real[name] == labels)
     conditional, joint, entropy, valid, best = {}, {}, {}, {}, {}
     for task, (given, want) in tasks.items():
@@ -94,6 +95,15 @@ def coherence(generator, signals, labels, judges, tasks=None, num_joint=None, re
     if joint:
         report["joint_over_ceiling"] = {task: share / best[task] for task, share in joint.items()}
     return report
+
+
+def _tasks(all_tasks, tasks):
+    if tasks is None or isinstance(tasks, dict):
+        return all_tasks if tasks is None else tasks
+    unknown = sorted(set(tasks) - set(all_tasks))
+    if isinstance(tasks, str) or unknown:
+        raise ValueError(f"`tasks` are a dict, or names among {sorted(all_tasks)}. Received: {tasks!r}")
+    return {name: all_tasks[name] for name in tasks}
 
 
 def _check(modalities, signals, labels, judges, tasks, reference):

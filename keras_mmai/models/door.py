@@ -158,15 +158,15 @@ class Door:
         self.check_learned(before, 0, "given, as `order` asks for")
         return before
 
-    def given(self, given, present):
+    def given(self, given, present, batch_size):
         """What `embed` and `classify` take, of modalities that are learned as given."""
         self.check_dict(given, "given")
         if not given:
             raise ValueError("`given` is a dict of at least one modality. Received: {}")
         self.check_learned(given, 0, "given")
-        return self.inputs(given, present)[0]
+        return self.inputs(given, present, batch_size=batch_size)[0]
 
-    def filling(self, given, want, known, present, num_samples, steps, guidance, seed):
+    def filling(self, given, want, known, present, num_samples, steps, guidance, seed, batch_size):
         """The arguments of `generate` as the names that are wanted, in their order, and what a `Fill` takes."""
         for argument, value in (("given", given), ("known", known)):
             self.check_dict({} if value is None else value, argument)
@@ -191,8 +191,6 @@ class Door:
             )
         if steps is not None:
             self.check_count(steps, "steps")
-        if seed is None:
-            raise ValueError("`seed` is an int, or int32 (n, 2). Received: None")
         self.check_learned(want, 1, "wanted")
         conditions = [name for name in given if name not in want]
         self.check_learned(conditions, 0, "given")
@@ -206,15 +204,21 @@ class Door:
                     "absent"
                 )
         scales = self.guiding(conditions, want, guidance)
-        inputs, rows = self.inputs(given, present, num_samples, seed)
-        if known:
-            inputs["known"] = {name: self._known(name, flags, rows) for name, flags in known.items()}
+        self.check_seed(seed)
+        inputs, rows = self.inputs(given, present, num_samples, seed, batch_size)
+        for name, flags in known.items():
+            here = inputs["present"].pop(name, True)  # what is wanted and not there is generated
+            inputs.setdefault("known", {})[name] = self._known(name, flags, rows) & here
         if scales:
             inputs["guidance"] = {name: np.full(rows, scale, "float32") for name, scale in scales.items()}
         return want, inputs
 
-    def inputs(self, given, present=None, num_samples=None, seed=None):
-        """What every program takes, and how many rows it has."""
+    def check_seed(self, seed):
+        if seed is None:
+            raise ValueError("`seed` is an int, or int32 (n, 2). Received: None")
+
+    def inputs(self, given, present=None, num_samples=None, seed=None, batch_size=100):
+        """What every program takes, and how many rows it has; tokenizers encode `batch_size` signals at once."""
         present = {} if present is None else present
         self.check_dict(present, "present")
         for name, x in given.items():
@@ -234,10 +238,11 @@ class Door:
         if absent:
             raise ValueError(f"`present` is of what is given, {sorted(given)}. Received: {absent}")
         present = {name: self._present(name, flags, rows) for name, flags in present.items()}
-        tokens = {name: self.modalities[name].encode(x, present=present.get(name)) for name, x in given.items()}
-        inputs = {"given": tokens}
-        if present:
-            inputs["present"] = {name: flags.reshape(rows, -1) for name, flags in present.items()}
+        encode = {name: self.modalities[name].encode for name in given}
+        inputs = {
+            "given": {name: encode[name](x, batch_size, present=present.get(name)) for name, x in given.items()},
+            "present": {name: flags.reshape(rows, -1) for name, flags in present.items()},
+        }
         if seed is not None:
             inputs["seed"] = ops.convert_to_numpy(row_seeds(seed, rows))
         return inputs, rows

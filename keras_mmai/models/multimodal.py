@@ -18,8 +18,8 @@ from keras_mmai.training import TrainingModel
 class MultimodalDiffusionTransformer(TrainingModel):
     """One diffusion transformer for every task on its modalities.
 
-    Each example of a training batch draws a task: some modalities are given (noise level 0), some are generated (all at
-    one noise level t), the rest are absent. So the model learns every conditional, joint and marginal distribution
+    Each example of a training batch draws a task: some modalities are given (noise level 0), some are generated (each
+    at a noise level t), the rest are absent. So the model learns every conditional, joint and marginal distribution
     at once. Of examples that lack a modality, it is absent whatever the task says.
 
     `fit` takes a dict with some of
@@ -34,7 +34,7 @@ class MultimodalDiffusionTransformer(TrainingModel):
     * "task" (b,) int32, the place in `tasks`; "t", a dict by name of noise levels (b,), or (b, *grid) for each token
       its own, as in diffusion forcing (Chen et al. 2024, arXiv:2407.01392), in [0, 1]; "noise", a dict by name, of the
       shape of the tokens, Gaussian for latents and uniform in [0, 1) for ids. They are drawn if they are absent; with
-      "t" given, every token that is not in "known" has that noise level.
+      "t" given, every token that is generated and not in "known" has that noise level.
 
     The losses are named as the modalities that tasks of a weight above 0 want: their `weight` times the mean of the
     process's loss over the examples that generate it; with a `sample_weight`, the mean by these weights, times the mean
@@ -47,8 +47,8 @@ class MultimodalDiffusionTransformer(TrainingModel):
         task_weights: dict of float by name of a task: how often it is drawn, in proportion; those left out have 1.
         independent_times: float in [0, 1], the share of examples whose generated modalities have times of their own;
             else they share one number u, of which `times` of each process makes its noise level.
-        partly_known: float in [0, 1], the share of examples in which some tokens of what is generated are known, at
-            random places or from the beginning on: what inpainting and continuation ask for.
+        partly_known: float in [0, 1], for each modality of several tokens that is generated the share of examples in
+            which some are known, at random places or from the beginning on: what inpainting and continuation ask for.
         ema_decays: see `TrainingModel`.
         seed: int or None.
 

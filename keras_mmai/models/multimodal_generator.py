@@ -20,7 +20,8 @@ from keras_mmai.tokenizers import TextTokenizer
 class MultimodalGenerator(Servable, keras.Model):
     """Generates any modalities given any others, tells how likely what is given is, and embeds it.
 
-    Each task is compiled once, at its first use. A row's seed alone decides its noise, whatever batch it is in.
+    Each task is compiled once, at its first use: for other samplers make another generator of the model. A row's seed
+    alone decides its noise, whatever batch it is in.
 
     Args:
         network: a `MultimodalDiT`.
@@ -144,7 +145,7 @@ class MultimodalGenerator(Servable, keras.Model):
                 and wanted which stay as they are; the others are generated. For inpainting and continuation. A
                 tokenizer with convolutions makes a token of its neighbours, too: blank what nobody should know.
             present: dict by modality of bool (n,) or (n, *grid): which tokens of what is given are there; the others
-                are absent, see `Modality.encode`. None: all.
+                are absent, see `Modality.encode`, or of what is wanted, too, generated. None: all.
             num_samples: int, where nothing is given; else there is one for each row given.
             steps: int; None is `num_steps`.
             guidance: float for all that is given and not wanted, or made first, or a dict by modality; None is that of
@@ -156,7 +157,7 @@ class MultimodalGenerator(Servable, keras.Model):
             ValueError: on an unknown modality, nothing wanted, one that is given and wanted without `known`, rows of
                 different number, guidance by what is not given, or signals that their tokenizer does not take.
         """
-        fill, inputs = self._filling(Fill, given, want, known, present, num_samples, steps, guidance, seed)
+        fill, inputs = self._filling(Fill, given, want, known, present, num_samples, steps, guidance, seed, batch_size)
         out = fill.predict(inputs, batch_size=batch_size, verbose=verbose)
         return {
             name: self._by_name[name].tokenizer.decode(x) if self._by_name[name].lossless else x
@@ -200,7 +201,8 @@ class MultimodalGenerator(Servable, keras.Model):
         tokenizer, space = self._by_name[name].tokenizer, self.network.spaces[name]
         text = isinstance(tokenizer, TextTokenizer)
         whole = {name: np.ones(space.grid, bool)}
-        program, inputs = self._filling(Fill, {**given, **start}, [name], whole, None, None, steps, guidance, seed)
+        options = dict(steps=steps, guidance=guidance, seed=seed, batch_size=batch_size)
+        program, inputs = self._filling(Fill, {**given, **start}, [name], whole, **options)
         seeds = ops.convert_to_numpy(split(inputs["seed"], num_blocks))
         rows = [x[x > 0] if text else x for x in np.asarray(inputs["given"][name])]
         size = space.patch_size[0]  # latents of a token along time
@@ -222,7 +224,7 @@ class MultimodalGenerator(Servable, keras.Model):
         Returns:
             dict by name of lists, one for each step, of signals (n, ...); the last one is what is generated.
         """
-        program, inputs = self._filling(Trajectory, given, want, known, **options)
+        program, inputs = self._filling(Trajectory, given, want, known, batch_size=batch_size, **options)
         out = program.predict(inputs, batch_size=batch_size, verbose=verbose)
         return {
             name: [self.decode({name: tokens}, batch_size)[name] for tokens in np.swapaxes(x, 0, 1)]
@@ -230,21 +232,36 @@ class MultimodalGenerator(Servable, keras.Model):
         }
 
     def _filling(
-        self, kind, given, want, known=None, present=None, num_samples=None, steps=None, guidance=None, seed=0
+        self,
+        kind,
+        given,
+        want,
+        known=None,
+        present=None,
+        num_samples=None,
+        steps=None,
+        guidance=None,
+        seed=0,
+        batch_size=100,
     ):
         """A `Fill` and what it takes."""
-        want, inputs = self._door.filling(given, want, known, present, num_samples, steps, guidance, seed)
+        want, inputs = self._door.filling(given, want, known, present, num_samples, steps, guidance, seed, batch_size)
         groups = self.groups(inputs["given"], want)
         return self._program(kind, want, groups, self.num_steps if steps is None else steps), inputs
 
     def decode(self, tokens, batch_size=100, verbose=0):
-        """Tokens of the host, a dict (n, ...) by modality, to signals, as `generate` gives them."""
+        """Tokens of the host, a dict (n, ...) by modality, to signals, as `generate` gives them.
+
+        Raises:
+            ValueError: on an unknown modality, or what are no tokens of it.
+        """
         self._door.check_dict(tokens, "tokens")
         signals = {}
         for name, values in tokens.items():
             modality = self._by_name[name]
+            values = modality.check_tokens(np.asarray(values))
             if modality.lossless:
-                signals[name] = modality.tokenizer.decode(np.asarray(values))
+                signals[name] = modality.tokenizer.decode(values)
             else:
                 program = self._program(Decode, name)
                 signals[name] = program.predict(values, batch_size=batch_size, verbose=verbose)
@@ -262,7 +279,7 @@ class MultimodalGenerator(Servable, keras.Model):
         if space.vocabulary is None or space.num_tokens * space.num_codes > 1 or space.adaln:
             raise ValueError(f"`target` must be a modality of one id, such as a label. Received: {target!r}")
         self._door.check_learned([target], 1, "wanted")
-        inputs = self._door.given(given, present)
+        inputs = self._door.given(given, present, batch_size)
         if target in given:
             raise ValueError(f"`target` is not given. Received: {target!r} in `given`")
         return self._program(Classify, target).predict(inputs, batch_size=batch_size, verbose=verbose)
@@ -272,7 +289,7 @@ class MultimodalGenerator(Servable, keras.Model):
 
         `given` and `present`: as those of `generate`.
         """
-        inputs = self._door.given(given, present)
+        inputs = self._door.given(given, present, batch_size)
         if all(self._by_name[name].adaln for name in given):
             raise ValueError(f"A condition (`adaln`) has no tokens to embed. Received: {sorted(given)}")
         return self._program(Embed).predict(inputs, batch_size=batch_size, verbose=verbose)
@@ -303,9 +320,10 @@ class MultimodalGenerator(Servable, keras.Model):
         if self._by_name[name].tokens != "codes" or self._by_name[name].adaln:
             raise ValueError(f"{name!r} is not generated as ids: its likelihood has no such bound.")
         self._door.check_count(num_draws, "num_draws", 2)
+        self._door.check_seed(seed)
         self._door.check_learned(signals, 1, "wanted")
         self._door.check_learned(given, 0, "given")
-        inputs, _ = self._door.inputs({**given, **signals}, present, seed=seed)
+        inputs, _ = self._door.inputs({**given, **signals}, present, seed=seed, batch_size=batch_size)
         return self._program(Score, name, num_draws).predict(inputs, batch_size=batch_size, verbose=verbose)
 
     def losses(self, signals, t, given=None, present=None, seed=0, batch_size=100, verbose=0):
@@ -328,7 +346,7 @@ class MultimodalGenerator(Servable, keras.Model):
         self._door.check_learned(signals, 1, "wanted")
         self._door.check_learned(given, 0, "given")
         targets = tuple(m.name for m in self.modalities if m.name in signals)
-        inputs = self._at_level({**given, **signals}, t, present, seed)
+        inputs = self._at_level({**given, **signals}, t, present, seed, batch_size)
         return self._program(Losses, targets).predict(inputs, batch_size=batch_size, verbose=verbose)
 
     def attention(self, signals, source, target, t, present=None, seed=0, batch_size=100, verbose=0):
@@ -357,14 +375,15 @@ class MultimodalGenerator(Servable, keras.Model):
             raise ValueError("In factorized attention no token attends to all others: there is nothing to show.")
         self._door.check_learned([target], 1, "wanted")
         self._door.check_learned(set(signals) - {target}, 0, "given")
-        inputs = self._at_level(signals, t, present, seed)
+        inputs = self._at_level(signals, t, present, seed, batch_size)
         maps = self._program(Attention, source, target).predict(inputs, batch_size=batch_size, verbose=verbose)
         return maps.reshape(-1, *self.network.spaces[source].grid)
 
-    def _at_level(self, signals, t, present, seed):
+    def _at_level(self, signals, t, present, seed, batch_size):
         if not isinstance(t, int | float | np.number) or not 0 <= t <= 1:
             raise ValueError(f"`t` is a noise level in [0, 1]. Received: {t}")
-        inputs, rows = self._door.inputs(signals, present, seed=seed)
+        self._door.check_seed(seed)
+        inputs, rows = self._door.inputs(signals, present, seed=seed, batch_size=batch_size)
         return {**inputs, "t": np.full(rows, t, "float32")}
 
     def _make_program(self, kind, *arguments):

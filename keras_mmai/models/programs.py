@@ -126,7 +126,10 @@ class Attention(Program):
     def call(self, inputs):
         tokens, times, _ = self.noisy(inputs, {self.target: inputs["t"]})
         weights, places = self.network.attention_weights(tokens, times, inputs.get("present"))
-        return ops.mean(weights[:, places[self.target], places[self.source]], axis=1)
+        weights = weights[:, places[self.target], places[self.source]]
+        here = inputs.get("present", {}).get(self.target)
+        here = ops.ones_like(weights[:, :, 0]) if here is None else ops.cast(here, weights.dtype)
+        return ops.einsum("bqk,bq->bk", weights, here) / ops.maximum(ops.sum(here, axis=1, keepdims=True), 1.0)
 
 
 class Fill(Program):
@@ -150,34 +153,28 @@ class Fill(Program):
             for name in self.want
         }
 
-    def _roles(self, inputs, group, made):
-        """While `group` is generated: all other tokens there are, flags of those that are present, flags of the group's
-        own that stay, and the scales of what guides."""
-        context = {name: x for name, x in {**inputs["given"], **made}.items() if name not in group}
-        known, present = dict(inputs.get("known", {})), dict(inputs.get("present", {}))
-        for name in [name for name in known if name not in group]:
-            here = known.pop(name)
-            if name not in made:  # its other tokens are still to be generated
-                present[name] = ops.logical_and(present[name], here) if name in present else here
-        scales = {name: scale for name, scale in inputs.get("guidance", {}).items() if name in context}
-        return context, present, known, scales
-
     def _way(self, inputs, group, made, guess=False):
         """A step, (states, i) -> states and, if asked, what the network takes the data to be; and the first states."""
-        context, present, known, scales = self._roles(inputs, group, made)
+        known = {name: flags for name, flags in inputs.get("known", {}).items() if name not in made}
+        waiting = [name for name in known if name not in group]  # until their turn, what is not known of them is noise
         stay = {name: self.network.spaces[name].spread(flags) for name, flags in known.items()}
         seeds = split(inputs["seed"], len(self.modalities))
-        seeds = {name: seeds[:, place] for place, name in enumerate(self.modalities) if name in group}
-        ones, times = ops.ones(ops.shape(inputs["seed"])[:1]), ops.convert_to_tensor(self.steps)
+        seeds = {name: seeds[:, place] for place, name in enumerate(self.modalities)}
 
         def keep(name, x):
             return ops.where(stay[name], ops.cast(inputs["given"][name], x.dtype), x) if name in stay else x
+
+        start = {name: keep(name, self._prior(name, seeds[name])) for name in (*group, *waiting)}
+        context = {**inputs["given"], **made, **start}
+        present, scales = inputs.get("present", {}), inputs.get("guidance", {})
+        scales = {name: scale for name, scale in scales.items() if name in context and name not in group}
+        ones, times = ops.ones(ops.shape(inputs["seed"])[:1]), ops.convert_to_tensor(self.steps)
 
         def advance(states, i):
             i = ops.cast(i, "int32")
             t, s = ops.take(times, i, axis=0), ops.take(times, i + 1, axis=0)
             tokens = {**context, **dict(zip(group, states))}
-            levels = {**self.at_rest(tokens), **{name: t * ones for name in group}}
+            levels = {**self.at_rest(tokens), **dict.fromkeys(waiting, ones), **dict.fromkeys(group, t * ones)}
             outputs = self._guided(group, tokens, levels, present, known, scales)
             after, found = [], []
             for name in group:
@@ -189,7 +186,7 @@ class Fill(Program):
                     found.append(keep(name, self._guess(name, predict(tokens[name], t), after[-1])))
             return after, found
 
-        return advance, [keep(name, self._prior(name, seeds[name])) for name in group]
+        return advance, [start[name] for name in group]
 
     def _guess(self, name, prediction, after):
         """The data that is predicted; of ids the likeliest, where they are still masked."""

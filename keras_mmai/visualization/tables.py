@@ -18,7 +18,7 @@ def signal_table(cells, rows=None, columns=None, sample_rate=None, title=None, p
             (samples, 1), a string or a number; None stays blank, and any other array of up to four axes is drawn as
             lines or as the mean over its channels.
         rows, columns: strings, written left of the rows and above the columns.
-        sample_rate: samples per second, of the waveforms; None: they are lines.
+        sample_rate: samples per second, of the waveforms, or a list of one for each row; None: they are lines.
         title: one line above all.
         path: where to save a PNG.
 
@@ -28,14 +28,16 @@ def signal_table(cells, rows=None, columns=None, sample_rate=None, title=None, p
     num_columns = max((len(row) for row in cells), default=0)
     if not num_columns:
         raise ValueError(f"`cells` is a list of rows of signals. Received: {cells!r:.200}")
-    for argument, names, number in (("rows", rows, len(cells)), ("columns", columns, num_columns)):
+    rates = sample_rate if isinstance(sample_rate, list | tuple) else [sample_rate] * len(cells)
+    sizes = ("rows", rows, len(cells)), ("columns", columns, num_columns), ("sample_rate", rates, len(cells))
+    for argument, names, number in sizes:
         if names is not None and len(names) != number:
             raise ValueError(f"`{argument}` must be one for each. Received {len(names)} for {number}.")
     figure = Figure(figsize=(0.4 + 0.95 * num_columns, 0.4 + 0.95 * len(cells)), dpi=DPI, layout="constrained")
     panels = figure.subplots(len(cells), num_columns, squeeze=False)
     for i, row in enumerate(cells):
         for j, panel in enumerate(panels[i]):
-            draw_signal(panel, row[j] if j < len(row) else None, sample_rate)
+            draw_signal(panel, row[j] if j < len(row) else None, rates[i])
             if columns is not None and i == 0:
                 panel.set_title(str(columns[j]), fontsize=7.5, color=INK)
         if rows is not None:
@@ -45,7 +47,7 @@ def signal_table(cells, rows=None, columns=None, sample_rate=None, title=None, p
     return save(figure, path)
 
 
-def filling_table(generator, example, num_joint=3, seed=0, sample_rate=None, title=None, path=None, **options):
+def filling_table(generator, example, num_joint=3, seed=0, title=None, path=None, **options):
     """What is made of every part of one example: a column for each task, its rows the modalities.
 
     Args:
@@ -54,7 +56,7 @@ def filling_table(generator, example, num_joint=3, seed=0, sample_rate=None, tit
         example: dict by modality of one real signal (1, ...) each, or a list of one text: the first column.
         num_joint: int, samples of nothing, which are the last columns where there is such a task.
         seed: int, of `generate`.
-        sample_rate, title, path: see `signal_table`.
+        title, path: see `signal_table`.
         options: of `generate`, such as steps. Of a dict of guidance each task takes what can guide it.
 
     Raises:
@@ -74,7 +76,8 @@ def filling_table(generator, example, num_joint=3, seed=0, sample_rate=None, tit
         ]
         titles += ["of " + "\nand ".join(given)] if given else ["of nothing"] * num_joint
     cells = [[column[name][0] for column in columns] for name in example]
-    return signal_table(cells, list(example), titles, sample_rate, title, path)
+    rates = [generator.modality(name).sample_rate for name in example]
+    return signal_table(cells, list(example), titles, rates, title, path)
 
 
 def draw_signal(panel, signal, sample_rate=None):

@@ -14,7 +14,7 @@ class Guesser:
     modalities = [Modality("a", PassThrough((3,), 2)), Modality("b", PassThrough((1,), 3))]
     tasks = {"alone": ((), ("a",)), "a_to_b": (("a",), ("b",)), "b_to_a": (("b",), ("a",)), "both": ((), ("a", "b"))}
 
-    def decode(self, tokens):
+    def decode(self, tokens, batch_size=100):
         return tokens
 
     def guiding(self, given, want, guidance):
@@ -80,6 +80,8 @@ def test_distances_of_what_is_generated_to_a_reference():
         (dict(judges={"c": lambda x: x}), r"Received: \['a', 'b'\] and \['c'\]"),
         (dict(signals={"a": SIGNALS["a"]}), r"Received: \['a'\] and \['b'\]"),
         (dict(signals={**SIGNALS, "c": LABELS}), r"Received: \['a', 'b', 'c'\]"),
+        (dict(tasks="both"), "`tasks` are a dict, or names among .* Received: 'both'"),
+        (dict(tasks=["both", "c_to_a"]), r"Received: \['both', 'c_to_a'\]"),
     ],
 )
 def test_what_coherence_refuses(change, message):

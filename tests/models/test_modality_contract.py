@@ -38,6 +38,16 @@ class Degrees(LosslessTokenizer):
         return np.asarray(latents)[..., 0] * self.unit
 
 
+def test_a_rate_of_samples_is_no_rate_of_the_tokens_of_a_users_own():
+    class Recorded(Degrees):
+        sample_rate = 8
+
+    modality = Modality("x", Recorded(10.0))
+    assert modality.space.rate is None and modality.sample_rate == 8
+    with pytest.raises(ValueError, match="16"):
+        modality.encode(np.zeros((2, 3)), sample_rate=16)
+
+
 def trained(tokenizer):
     """Codes and statistics of it that let the codes of noise differ, and the latents."""
     random = np.random.RandomState(0)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import ops
-from multimodal_models import SMALL, TASKS, awake, batch_of, make
+from multimodal_models import SMALL, TASKS, awake, batch_of, make, tensors
 
 from keras_mmai import Modality, MultimodalDiT, MultimodalGenerator
 from keras_mmai.diffusion import (
@@ -15,6 +15,7 @@ from keras_mmai.diffusion import (
     normal,
     uniform_times,
 )
+from keras_mmai.models.programs import Fill
 from keras_mmai.noise import row_seeds, split
 from keras_mmai.tokenizers import LabelTokenizer, PassThrough
 
@@ -187,15 +188,48 @@ def test_what_comes_later_in_the_order_tells_what_of_it_is_known():
     data, known = batch_of(3), np.array([[True, False], [False, True]])
     given, flags = {"picture": data["picture"]}, {"picture": known}
     made = generator.generate(given, ["picture", "word"], flags, seed=1)
-    part = {"picture": np.tile(known, (3, 1, 1))}
-    word = generator.generate(given, ["word"], present=part, seed=1)
-    np.testing.assert_array_equal(made["word"], word["word"])
+    word = {"word": made["word"]}
     picture = generator.generate({**given, **word}, ["picture"], flags, seed=1)
     np.testing.assert_allclose(made["picture"], picture["picture"], atol=1e-5)
     other = data["picture"] + np.where(known, 0.0, 1.0).repeat(2, 0).repeat(2, 1)[..., None].astype("float32")
     again = generator.generate({"picture": other}, ["picture", "word"], flags, seed=1)
     for name in made:  # what the unknown tokens held
         np.testing.assert_array_equal(again[name], made[name])
+
+
+def test_until_its_turn_what_is_not_known_is_noise(monkeypatch):
+    """As in training, where each generated modality has a noise level of its own."""
+    generator, data, asked = make().generator(num_steps=3, order=["word"]), batch_of(3), []
+    call = MultimodalDiT.call
+
+    def spy(self, tokens, t, present=None, known=None, training=False):
+        asked.append({"t": numpy(t["picture"]), "known": numpy(known["picture"]), "picture": numpy(tokens["picture"])})
+        return call(self, tokens, t, present, known, training)
+
+    monkeypatch.setattr(MultimodalDiT, "call", spy)
+    known = np.tile([[True, False], [False, True]], (3, 1, 1))
+    flags = {"picture": known}, None, None, None, None, 1, 100
+    want, inputs = generator._door.filling({"picture": data["picture"]}, ["picture", "word"], *flags)
+    fill = Fill(generator, want, generator.groups(inputs["given"], want), 3)
+    step, start = fill._way(tensors(inputs), ("word",), {})
+    step(start, 0)
+    (one,) = asked
+    np.testing.assert_array_equal(one["t"], np.ones(3))
+    np.testing.assert_array_equal(one["known"], known.reshape(3, 4))
+    stays = numpy(generator.network.spaces["picture"].spread(ops.convert_to_tensor(known.reshape(3, 4))))
+    picture = np.where(stays, data["picture"], numpy(generator.modality("picture").process.prior(one["picture"])))
+    np.testing.assert_allclose(one["picture"], picture)
+    assert np.abs(one["picture"] - data["picture"])[~np.broadcast_to(stays, picture.shape)].min() > 0
+
+
+def test_what_is_wanted_and_not_there_is_generated():
+    generator, data = make().generator(num_steps=3), batch_of(3)
+    given, nothing = {"picture": data["picture"]}, np.zeros((3, 2, 2), bool)
+    here = np.array([True, False, True])
+    plain = generator.generate(given, ["picture"], {"picture": nothing}, seed=1)["picture"]
+    absent = generator.generate(given, ["picture"], {"picture": ~nothing}, {"picture": here}, seed=1)["picture"]
+    np.testing.assert_allclose(absent[1], plain[1], atol=1e-5)
+    np.testing.assert_array_equal(absent[here], data["picture"][here])
 
 
 def test_what_is_made_first_guides_as_asked():

@@ -142,6 +142,8 @@ def given():
         (lambda g, d: g.generate({"word": d["word"]}, guidance=float("nan")), "finite number"),
         (lambda g, d: g.generate({"word": d["word"]}, guidance={"word": "2"}), "finite number"),
         (lambda g, d: g.generate(seed=None), "`seed` is an int"),
+        (lambda g, d: g.score({"word": d["word"]}, seed=None), "`seed` is an int"),
+        (lambda g, d: g.losses({"word": d["word"]}, 0.5, seed=None), "`seed` is an int"),
         (lambda g, d: g.generate(steps=2.0), "`steps` is an int"),
         (lambda g, d: g.generate({"word": d["word"]}, seed=np.zeros(4, "int32")), r"\(b, 2\)"),
         (lambda g, d: g.generate({"word": d["word"] + 9}), "0..5"),
@@ -161,6 +163,8 @@ def given():
         (lambda g, d: g.losses(d["word"], 0.5), "`signals` is a dict"),
         (lambda g, d: g.attention(d["word"], "word", "sound", 0.5), "`signals` is a dict"),
         (lambda g, d: g.decode(d["word"]), "`tokens` is a dict"),
+        (lambda g, d: g.decode({"word": d["word"] + 9}), r"ids in 0\.\.5"),
+        (lambda g, d: g.decode({"picture": d["picture"] * np.nan}), "must be finite"),
     ],
 )
 def test_what_a_generator_refuses(call, words, generator):

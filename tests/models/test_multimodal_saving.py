@@ -136,6 +136,22 @@ def test_a_text_that_tensorflow_can_not_run_is_served_as_ids(tmp_path):
         served["to_x"](seed=seeds, text=tf.constant([[9, 0, 0], [1, 2, 3]]))
 
 
+def test_tokenizers_encode_as_many_signals_at_once_as_is_asked(monkeypatch):
+    mods = tokenized("latents")
+    generator, sizes = MultimodalGenerator(awake(MultimodalDiT(mods, **SMALL)), mods), []
+    encoder = type(mods[0]._encoder)
+    predict = encoder.predict
+
+    def spy(self, x, batch_size=None, **kwargs):
+        sizes.append(batch_size)
+        return predict(self, x, batch_size=batch_size, **kwargs)
+
+    monkeypatch.setattr(encoder, "predict", spy)
+    generator.embed({"image": np.zeros((5, 8, 8, 1), "float32")}, batch_size=2)
+    generator.losses({"image": np.zeros((5, 8, 8, 1), "float32")}, 0.5, batch_size=3)
+    assert sizes == [2, 3]
+
+
 def test_only_what_says_that_it_cannot_be_served_goes_as_tokens():
     class Readings(PassThrough):
         def serving_signatures(self):
