@@ -180,7 +180,7 @@ class JointVAE:
         self.mixture = self.samplers.GaussianMixtureSampler(self.model)
         self.mixture.fit(MultimodalBaseDataset({name: x[:most] for name, x in self.train.items()}))
 
-    def decode(self, tokens):
+    def decode(self, tokens, batch_size=100):
         import keras
 
         signals = {}
@@ -189,7 +189,7 @@ class JointVAE:
                 signals[m.name] = m.tokenizer.decode(np.asarray(tokens[m.name]))
             elif m.name in tokens:
                 x = tokens[m.name]
-                parts = [m.tokenizer.decode(np.asarray(x[i : i + 100])) for i in range(0, len(x), 100)]
+                parts = [m.tokenizer.decode(np.asarray(x[i : i + batch_size])) for i in range(0, len(x), batch_size)]
                 signals[m.name] = np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
         return signals
 

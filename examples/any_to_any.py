@@ -78,7 +78,7 @@ made = generator.generate({"word": WORDS}, seed=1)
 visualization.image_grid(made["image"], num_columns=10, path=recipe.output / "images.png")
 for word, x in zip(WORDS, made["sound"]):
     write_wav(recipe.output / f"{word}.wav", x, RATE)
-# ten images, their upper halves, and what is made of these, alone and with the word
+# ten images, their upper halves, and what is made of these where the word is absent and where it is given
 whole = test["image"][:10]
 half = np.where(np.arange(28)[:, None, None] < 16, whole, -1.0).astype("float32")
 known = np.repeat(np.arange(7) < 4, 7).reshape(7, 7)  # of 7x7 tokens

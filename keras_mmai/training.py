@@ -7,7 +7,7 @@ What it adds to `keras.Model`, whose `fit`, `evaluate` and `predict` stay as the
 * the gradient norm and every named loss in the progress bar.
 
 Losses are computed in `compute_loss`, so that a wrapper that replaces the step (differential privacy, distillation)
-keeps working. Besides this file only `distribution.py` and `serving.py` name a backend.
+keeps working. Besides this file only `distribution.py`, `serving.py` and `data/prepared.py` name a backend.
 """
 
 import keras

@@ -233,12 +233,15 @@ def test_signal_table_draws_every_kind(tmp_path):
 
 
 class Maker:
-    """Stands for a generator of pictures and words: a picture of what is given, and the words "a" or "the"."""
+    """Stands for a generator: of a picture of what is given, the words "a" or "the", and a tone."""
 
     tasks = {"word_to_picture": (("word",), ("picture",)), "both": ((), ("picture", "word")), "word": ((), ("word",))}
+    tasks["picture_to_sound"] = (("picture",), ("sound",))
 
     def modality(self, name):
-        return Modality(name, PassThrough((2,), 2))
+        modality = Modality(name, PassThrough((2,), 2))
+        modality.tokenizer.sample_rate = 8000 if name == "sound" else None
+        return modality
 
     def guiding(self, given, want, guidance):
         return {name: guidance[name] for name in given if name in guidance}
@@ -246,7 +249,7 @@ class Maker:
     def generate(self, given, want, num_samples=None, seed=0, guidance=None):
         assert guidance is None or set(guidance) == set(given)
         n = num_samples or len(next(iter(given.values())))
-        out = {"picture": np.full((n, 2, 2, 1), 1.0 if given else 0.0), "word": ["a", "the", "of"][:n]}
+        out = {"picture": np.full((n, 2, 2, 1), 1.0 if given else 0.0), "word": ["a", "the", "of"][:n], "sound": SINE}
         return {name: out[name] for name in want}
 
 
@@ -259,5 +262,7 @@ def test_filling_table_shows_what_is_given_and_what_is_made_of_it(tmp_path):
     assert [panel.get_title() for panel in panels[0]] == ["recorded", "of word", "of nothing", "of nothing"]
     assert [int(panel.images[0].get_array().max()) for panel in panels[0]] == [0, 255, 128, 128]
     assert [panel.texts[0].get_text() for panel in panels[1]] == ["one", "one", "a", "the"]
+    figure = visualization.filling_table(Maker(), {"sound": SINE, "picture": example["picture"]})
+    assert all(panel.images for panel in figure.axes)  # the sound by the rate that its tokenizer knows: spectrograms
     with pytest.raises(ValueError, match=r"No task fills \['picture'\] up"):
         visualization.filling_table(Maker(), {"picture": example["picture"]})

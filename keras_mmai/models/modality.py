@@ -44,8 +44,8 @@ class Modality(Configurable):
         process: a `MaskedDiffusion` for ids, a `GaussianDiffusion` for latents; None: the plain one.
         patch_size: int or tuple: that many latents along each axis are one token of the transformer.
         weight: float, of its loss in the sum.
-        rate: tokens per second along the first axis; None: what the `sample_rate` of a tokenizer of signals makes, if
-            it has one.
+        rate: tokens per second along the first axis; None: what the tokenizer's `sample_rate` and `input_shape` make,
+            if it has both.
         code_axes: int, how many of the last axes of the codes are several ids of one token; None: what the tokenizer's
             quantizer says.
         adaln: bool, of a label: it conditions every layer, and is only given, never generated.
@@ -128,7 +128,7 @@ class Modality(Configurable):
             code_axes = len(quantizer.code_shape) if self.tokens == "codes" and quantizer is not None else 0
         place = dict(vocabulary=self.vocabulary, code_axes=code_axes, patch_size=self.patch_size, adaln=self.adaln)
         rate = self.rate
-        if rate is None and self.sample_rate is not None and not self.lossless:
+        if rate is None and self.sample_rate is not None and hasattr(self.tokenizer, "input_shape"):
             grid = TokenSpace(self.token_shape, **place).grid
             rate = self.sample_rate * grid[0] / self.tokenizer.input_shape[0]
         return TokenSpace(self.token_shape, rate=rate, **place)

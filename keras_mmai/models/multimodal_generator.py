@@ -259,7 +259,11 @@ class MultimodalGenerator(Servable, keras.Model):
         signals = {}
         for name, values in tokens.items():
             modality = self._by_name[name]
-            values = modality.check_tokens(np.asarray(values))
+            values = np.asarray(values)
+            if modality.lossless or modality.vocabulary is None or not modality.holds_tokens(values):
+                values = modality.check_tokens(values)
+            else:
+                modality.tokenizer.check_codes(values)  # by which residual levels may be left out
             if modality.lossless:
                 signals[name] = modality.tokenizer.decode(values)
             else:

@@ -47,7 +47,7 @@ def signal_table(cells, rows=None, columns=None, sample_rate=None, title=None, p
     return save(figure, path)
 
 
-def filling_table(generator, example, num_joint=3, seed=0, title=None, path=None, **options):
+def filling_table(generator, example, num_joint=3, seed=0, sample_rate=None, title=None, path=None, **options):
     """What is made of every part of one example: a column for each task, its rows the modalities.
 
     Args:
@@ -56,6 +56,7 @@ def filling_table(generator, example, num_joint=3, seed=0, title=None, path=None
         example: dict by modality of one real signal (1, ...) each, or a list of one text: the first column.
         num_joint: int, samples of nothing, which are the last columns where there is such a task.
         seed: int, of `generate`.
+        sample_rate: samples per second of waveforms whose tokenizer does not know it.
         title, path: see `signal_table`.
         options: of `generate`, such as steps. Of a dict of guidance each task takes what can guide it.
 
@@ -76,7 +77,7 @@ def filling_table(generator, example, num_joint=3, seed=0, title=None, path=None
         ]
         titles += ["of " + "\nand ".join(given)] if given else ["of nothing"] * num_joint
     cells = [[column[name][0] for column in columns] for name in example]
-    rates = [generator.modality(name).sample_rate for name in example]
+    rates = [generator.modality(name).sample_rate or sample_rate for name in example]
     return signal_table(cells, list(example), titles, rates, title, path)
 
 

@@ -8,7 +8,7 @@ from multimodal_models import SMALL, awake, batch_of, make
 from small_models import heavy
 
 from keras_mmai import VAE, VQVAE, Modality, MultimodalDiT, MultimodalGenerator
-from keras_mmai.layers import VectorQuantizer
+from keras_mmai.layers import ResidualQuantizer, VectorQuantizer
 from keras_mmai.noise import row_seeds
 from keras_mmai.tokenizers import ByteTokenizer, CharacterTokenizer, LabelTokenizer, PassThrough
 
@@ -150,6 +150,18 @@ def test_tokenizers_encode_as_many_signals_at_once_as_is_asked(monkeypatch):
     generator.embed({"image": np.zeros((5, 8, 8, 1), "float32")}, batch_size=2)
     generator.losses({"image": np.zeros((5, 8, 8, 1), "float32")}, 0.5, batch_size=3)
     assert sizes == [2, 3]
+
+
+def test_a_level_of_residual_codes_may_be_left_out_of_what_is_decoded():
+    levels = ResidualQuantizer([VectorQuantizer(16, 4, seed=0), VectorQuantizer(16, 4, seed=1)])
+    image = Modality("image", VQVAE((8, 8, 1), filters=(8,), quantizer=levels))
+    generator = MultimodalGenerator(awake(MultimodalDiT([image], **SMALL)), [image])
+    codes = np.random.RandomState(0).randint(0, 16, (2, *image.token_shape)).astype("int32")
+    codes[..., 1] = -1
+    x = generator.decode({"image": codes})["image"]
+    np.testing.assert_allclose(x, numpy(image.tokenizer.decode(codes)), atol=1e-5)
+    with pytest.raises(ValueError, match=r"has codes in -1\.\.15 there"):
+        generator.decode({"image": codes + 17})
 
 
 def test_only_what_says_that_it_cannot_be_served_goes_as_tokens():
