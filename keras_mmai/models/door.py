@@ -166,7 +166,7 @@ class Door:
         self.check_learned(given, 0, "given")
         return self.inputs(given, present, batch_size=batch_size)[0]
 
-    def filling(self, given, want, known, present, num_samples, steps, guidance, seed, batch_size):
+    def filling(self, given, want, known, steps, present=None, num_samples=None, guidance=None, seed=0, batch_size=100):
         """The arguments of `generate` as the names that are wanted, in their order, and what a `Fill` takes."""
         for argument, value in (("given", given), ("known", known)):
             self.check_dict({} if value is None else value, argument)

@@ -157,7 +157,8 @@ class MultimodalGenerator(Servable, keras.Model):
             ValueError: on an unknown modality, nothing wanted, one that is given and wanted without `known`, rows of
                 different number, guidance by what is not given, or signals that their tokenizer does not take.
         """
-        fill, inputs = self._filling(Fill, given, want, known, present, num_samples, steps, guidance, seed, batch_size)
+        options = dict(present=present, num_samples=num_samples, guidance=guidance, seed=seed, batch_size=batch_size)
+        fill, inputs = self._filling(Fill, given, want, known, steps, **options)
         out = fill.predict(inputs, batch_size=batch_size, verbose=verbose)
         return {
             name: self._by_name[name].tokenizer.decode(x) if self._by_name[name].lossless else x
@@ -201,8 +202,8 @@ class MultimodalGenerator(Servable, keras.Model):
         tokenizer, space = self._by_name[name].tokenizer, self.network.spaces[name]
         text = isinstance(tokenizer, TextTokenizer)
         whole = {name: np.ones(space.grid, bool)}
-        options = dict(steps=steps, guidance=guidance, seed=seed, batch_size=batch_size)
-        program, inputs = self._filling(Fill, {**given, **start}, [name], whole, **options)
+        options = dict(guidance=guidance, seed=seed, batch_size=batch_size)
+        program, inputs = self._filling(Fill, {**given, **start}, [name], whole, steps, **options)
         seeds = ops.convert_to_numpy(split(inputs["seed"], num_blocks))
         rows = [x[x > 0] if text else x for x in np.asarray(inputs["given"][name])]
         size = space.patch_size[0]  # latents of a token along time
@@ -231,21 +232,9 @@ class MultimodalGenerator(Servable, keras.Model):
             for name, x in out.items()
         }
 
-    def _filling(
-        self,
-        kind,
-        given,
-        want,
-        known=None,
-        present=None,
-        num_samples=None,
-        steps=None,
-        guidance=None,
-        seed=0,
-        batch_size=100,
-    ):
+    def _filling(self, kind, given, want, known=None, steps=None, **options):
         """A `Fill` and what it takes."""
-        want, inputs = self._door.filling(given, want, known, present, num_samples, steps, guidance, seed, batch_size)
+        want, inputs = self._door.filling(given, want, known, steps, **options)
         groups = self.groups(inputs["given"], want)
         return self._program(kind, want, groups, self.num_steps if steps is None else steps), inputs
 

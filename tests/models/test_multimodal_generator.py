@@ -208,8 +208,8 @@ def test_until_its_turn_what_is_not_known_is_noise(monkeypatch):
 
     monkeypatch.setattr(MultimodalDiT, "call", spy)
     known = np.tile([[True, False], [False, True]], (3, 1, 1))
-    flags = {"picture": known}, None, None, None, None, 1, 100
-    want, inputs = generator._door.filling({"picture": data["picture"]}, ["picture", "word"], *flags)
+    given, flags = {"picture": data["picture"]}, {"picture": known}
+    want, inputs = generator._door.filling(given, ["picture", "word"], flags, steps=None, seed=1)
     fill = Fill(generator, want, generator.groups(inputs["given"], want), 3)
     step, start = fill._way(tensors(inputs), ("word",), {})
     step(start, 0)
