@@ -70,7 +70,8 @@ class Together:
     """A generator that always generates all that is not given, as a model without roles does, and drops the rest."""
 
     def __init__(self, generator):
-        self.generator, self.modalities, self.decode = generator, generator.modalities, generator.decode
+        self.generator, self.decode = generator, generator.decode
+        self.modalities, self.tasks = generator.modalities, generator.tasks
 
     def generate(self, given, want, **options):
         out = self.generator.generate(given, [name for name in NAMES if name not in given], **options)
