@@ -34,6 +34,16 @@ class Configurable:
         return f"{type(self).__name__}({arguments})"
 
 
+def _mark_shared(objects, configs):
+    """Of a list of objects that hold the same one, as two modalities a tokenizer, tells Keras to load that once."""
+    first = {}
+    for one, config in zip(objects, configs):
+        for name in argument_names(type(one)) if isinstance(one, Configurable) else ():
+            held, part = getattr(one, name), config["config"][name]
+            if isinstance(part, dict) and "class_name" in part and first.setdefault(id(held), part) is not part:
+                first[id(held)]["shared_object_id"] = part["shared_object_id"] = id(held)
+
+
 def register(cls):
     """Registers `cls` with Keras and derives `get_config` and `from_config` from its constructor.
 
@@ -47,6 +57,8 @@ def register(cls):
             if not hasattr(self, name):
                 raise TypeError(f"{type(self).__name__} must keep its argument `{name}` as an attribute to be saved.")
             value = keras.saving.serialize_keras_object(getattr(self, name))
+            if isinstance(value, list):
+                _mark_shared(getattr(self, name), value)
             if isinstance(value, dict):
                 value.pop("compile_config", None)  # a model that is a part of another is not trained by itself
             config[name] = value

@@ -91,6 +91,8 @@ def test_a_trained_model_shows_what_decides(tmp_path):
     assert found["map"].shape == (128, 4) and (found["map"].argmax(1) == 2).mean() > 0.6  # 1/4 by chance
     assert found["explains"] and found["loss"]["attended"] > found["loss"]["random"] > found["loss"]["whole"]
     assert (tmp_path / "map.png").stat().st_size > 1000
+    nothing = inspection.attention_map(generator, {"z": data["z"], "y": data["y"]}, "z", "y", share=0.5)
+    assert not nothing["explains"] and abs(nothing["loss"]["attended"] - nothing["loss"]["random"]) < 0.1
 
     told = inspection.modality_importance(generator, data, "y", path=tmp_path / "shares.png")
     assert abs(told["values"]["z"]) < 0.05 and told["values"]["x"] > 0.4

@@ -130,9 +130,10 @@ class Door:
         if unknown:
             raise ValueError(f"`{argument}`: the modalities are {sorted(self.modalities)}. Received: {unknown}")
 
-    def check_count(self, value, argument, least=1):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(f"`{argument}` is an int of at least {least}. Received: {value!r}")
+    def check_count(self, value, argument, least=1, most=np.inf):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
+            bounds = f"of at least {least}" if most == np.inf else f"from {least} to {most}"
+            raise ValueError(f"`{argument}` is an int {bounds}. Received: {value!r}")
 
     def check_dict(self, value, argument):
         if not isinstance(value, dict):
@@ -222,18 +223,17 @@ class Door:
         present = {} if present is None else present
         self.check_dict(present, "present")
         for name, x in given.items():
-            if isinstance(x, str) or not hasattr(x, "__len__"):
+            if isinstance(x, str) or not hasattr(x, "__len__") or getattr(x, "ndim", 1) == 0:
                 raise ValueError(f"{name!r} needs a row for each example, an array or list. Received: {x!r:.100}")
         sizes = {name: len(x) for name, x in given.items()}
         if num_samples is not None:
-            if isinstance(num_samples, bool) or not isinstance(num_samples, int | np.integer):
-                raise ValueError(f"`num_samples` is an int. Received: {num_samples!r}")
-            sizes["num_samples"] = num_samples
+            self.check_count(num_samples, "num_samples")
+            sizes["num_samples"] = int(num_samples)
         if len(set(sizes.values())) > 1:
             raise ValueError(f"`given` needs one row for each sample. Received: {sizes} rows")
         rows = next(iter(sizes.values()), 1)
         if rows < 1:
-            raise ValueError(f"There is nothing to do: `given` and `num_samples` have {sizes} rows.")
+            raise ValueError(f"There is nothing to do: `given` has {sizes} rows.")
         absent = sorted(set(present) - set(given))
         if absent:
             raise ValueError(f"`present` is of what is given, {sorted(given)}. Received: {absent}")
@@ -275,9 +275,8 @@ class Door:
         if len(grid) == 2 or grid[0] < 2:
             raise ValueError(f"{name!r} does not go on in time: its tokens lie on a grid of {grid}.")
         overlap = grid[0] // 2 if overlap is None else overlap
-        for argument, value, most in (("num_blocks", num_blocks, np.inf), ("overlap", overlap, grid[0] - 1)):
-            if not isinstance(value, int | np.integer) or not 1 <= value <= most:
-                raise ValueError(f"`{argument}` is an int from 1 to {most}. Received: {value!r}")
+        self.check_count(num_blocks, "num_blocks")
+        self.check_count(overlap, "overlap", 1, grid[0] - 1)
         return name, given, overlap
 
     def _known(self, name, flags, rows):

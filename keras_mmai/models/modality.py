@@ -51,8 +51,9 @@ class Modality(Configurable):
         adaln: bool, of a label: it conditions every layer, and is only given, never generated.
 
     Raises:
-        ValueError: on a kind of tokens that the tokenizer does not have, a process of the other kind, a weight or rate
-            that is not positive, or a name that is not of letters, digits and _, or is used otherwise.
+        ValueError: on a kind of tokens that the tokenizer does not have, latents of the shape of its signals, a process
+            of the other kind, a weight or rate that is not positive, or a name that is not of letters, digits and _, or
+            is used otherwise.
     """
 
     def __init__(
@@ -106,6 +107,11 @@ class Modality(Configurable):
         self._encoder = None if self.lossless else _Encoder(tokenizer, self.tokens)
         self.space = self._space()
         if not self.lossless:
+            if self.tokens == "latents" and tuple(tokenizer.input_shape) == self.token_shape:
+                raise ValueError(
+                    f"Latents of {name!r} have the shape of its signals, {self.token_shape}, and could not be told "
+                    "from them: take a tokenizer with other latents."
+                )
             freeze(tokenizer)
 
     @property
@@ -135,11 +141,11 @@ class Modality(Configurable):
 
     def holds_tokens(self, x):
         """Whether `x` (b, ...), an array or a tensor, has the form of tokens."""
-        discrete = "int" in keras.backend.standardize_dtype(x.dtype)
-        return tuple(x.shape[1:]) == self.token_shape and discrete == (self.tokens == "codes")
+        kind = "int" if self.tokens == "codes" else "float"
+        return tuple(x.shape[1:]) == self.token_shape and kind in str(x.dtype)
 
     def encode(self, x, batch_size=100, verbose=0, present=None, sample_rate=None):
-        """Signals of the host (b, ...), such as arrays or a list of texts, to tokens, numpy; tokens stay as they are.
+        """Signals (b, ...), such as arrays or a list of texts, to tokens, numpy; tokens stay as they are.
 
         Where signals could have the form of tokens, as those of a lossless tokenizer of your own, an array is of
         signals unless it comes from here. With `present`, bool (b,) or (b, *grid), a row that is absent may hold
@@ -153,6 +159,7 @@ class Modality(Configurable):
                 rate than that of the tokenizer.
         """
         check_sample_rate(repr(self.name), self.sample_rate, sample_rate)
+        x = ops.convert_to_numpy(x) if ops.is_tensor(x) else x
         if present is not None:
             return self._encode_present(x, batch_size, verbose, present)
         if self._are_tokens(x):
@@ -315,3 +322,20 @@ class _Encoder(keras.Model):
 
     def call(self, x):
         return self.tokenizer.encode(x, tokens=self.kind)
+
+
+def checked_modalities(modalities, network=None):
+    """The modalities as a list.
+
+    Raises:
+        ValueError: on what is none, two of one name, or a `network` of others.
+    """
+    modalities = list(modalities)
+    if not modalities or not all(isinstance(m, Modality) for m in modalities):
+        raise ValueError(f"`modalities` are one or more `Modality`. Received: {modalities}")
+    names = [m.name for m in modalities]
+    if len(set(names)) < len(names):
+        raise ValueError(f"`modalities` need different names. Received: {names}")
+    if network is not None and network.spaces != {m.name: m.space for m in modalities}:
+        raise ValueError(f"`network` is of other modalities: build it as MultimodalDiT({names}, ...).")
+    return modalities

@@ -6,7 +6,7 @@ from keras import ops
 from keras_mmai.distribution import STATE, sum_across_replicas
 from keras_mmai.models.door import BatchDoor
 from keras_mmai.models.generator import averaged_copy
-from keras_mmai.models.modality import Modality
+from keras_mmai.models.modality import checked_modalities
 from keras_mmai.models.multimodal_dit import MultimodalDiT
 from keras_mmai.models.multimodal_generator import MultimodalGenerator
 from keras_mmai.models.tasks import ABSENT, GENERATED, Draws, checked_tasks, tasks_without
@@ -68,21 +68,14 @@ class MultimodalDiffusionTransformer(TrainingModel):
         seed=None,
         **kwargs,
     ):
-        modalities = list(modalities)
-        if not modalities or not all(isinstance(m, Modality) for m in modalities):
-            raise ValueError(f"`modalities` are one or more `Modality`. Received: {modalities}")
-        names = [m.name for m in modalities]
-        if len(set(names)) < len(names):
-            raise ValueError(f"`modalities` need different names. Received: {names}")
+        modalities = checked_modalities(modalities, network)
         tasks, task_weights = checked_tasks(tasks, modalities), dict(task_weights or {})
         seed_generator = keras.random.SeedGenerator(seed)
         draws = Draws(tasks, task_weights, independent_times, partly_known, seed_generator)
         wanted = {name for _, want in draws.learned.values() for name in want}
-        super().__init__([name for name in names if name in wanted], ema_decays, **kwargs)
+        super().__init__([m.name for m in modalities if m.name in wanted], ema_decays, **kwargs)
         self.modalities = modalities
         self.network = MultimodalDiT(modalities) if network is None else network
-        if self.network.spaces != {m.name: m.space for m in modalities}:
-            raise ValueError(f"`network` is of other modalities: build it as MultimodalDiT({names}, ...).")
         self.tasks = tasks
         self.task_weights = task_weights
         self.seed = seed
@@ -244,7 +237,13 @@ class MultimodalDiffusionTransformer(TrainingModel):
         return super().fit(x, *args, validation_data=validation_data, verbose=verbose, **kwargs)
 
     def evaluate(self, x=None, *args, verbose="auto", **kwargs):
-        return super().evaluate(self._tokens_of(x, verbose), *args, verbose=verbose, **kwargs)
+        if not kwargs.get("_use_cached_eval_dataset"):  # by which Keras says that `fit` has had it
+            x = self._tokens_of(x, verbose)
+        return super().evaluate(x, *args, verbose=verbose, **kwargs)
+
+    def _check_first(self, x):
+        if not isinstance(x, dict):  # what `precompute` gives is checked
+            super()._check_first(x)
 
     def _tokens_of(self, x, verbose):
         if not isinstance(x, dict):

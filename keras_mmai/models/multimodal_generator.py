@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_mmai.diffusion import Euler, MaskedAncestral, MaskedSampler, Sampler
 from keras_mmai.models.door import Door
+from keras_mmai.models.modality import checked_modalities
 from keras_mmai.models.programs import Attention, Classify, Decode, Embed, Fill, Losses, Score, Trajectory
 from keras_mmai.models.tasks import checked_tasks
 from keras_mmai.noise import split
@@ -38,7 +39,8 @@ class MultimodalGenerator(Servable, keras.Model):
         unseen: names of modalities that no training example had: they can't be asked for, nor given.
 
     Raises:
-        ValueError: on tasks, samplers, guidance or an order of unknown modalities, or a sampler of the other kind.
+        ValueError: on a network of other modalities; tasks, samplers, guidance, an order or `unseen` of unknown ones;
+            or a sampler of the other kind.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class MultimodalGenerator(Servable, keras.Model):
         super().__init__(**kwargs)
         self.autocast = False
         self.network = network
-        self.modalities = list(modalities)
+        self.modalities = checked_modalities(modalities, network)
         self.tasks = checked_tasks(tasks, self.modalities)
         self.samplers = dict(samplers or {})
         self.num_steps = num_steps
@@ -69,6 +71,7 @@ class MultimodalGenerator(Servable, keras.Model):
         self._program = functools.cache(self._make_program)
         self.tokenizers = [m.tokenizer for m in self.modalities]  # so that their weights are saved
         self._door.check_names(self.samplers, "samplers")
+        self._door.check_names(unseen, "unseen")
         named = [name for group in self.order for name in ([group] if isinstance(group, str) else group)]
         self._door.check_names(named, "order")
         if len(set(named)) < len(named):
@@ -219,8 +222,8 @@ class MultimodalGenerator(Servable, keras.Model):
             rows = [np.concatenate([row, x[x > 0] if text else x]) for row, x in zip(rows, new)]
         return {name: [tokenizer.text_of(row) for row in rows] if text else np.stack(rows)}
 
-    def trajectory(self, given=None, want=None, known=None, batch_size=100, verbose=0, **options):
-        """What the network takes the wanted signals to be in each step of `generate`, whose arguments these are.
+    def trajectory(self, given=None, want=None, known=None, *, batch_size=100, verbose=0, **options):
+        """What the network takes the wanted signals to be in each step of `generate`, whose keywords these are.
 
         Returns:
             dict by name of lists, one for each step, of signals (n, ...); the last one is what is generated.
@@ -228,8 +231,7 @@ class MultimodalGenerator(Servable, keras.Model):
         program, inputs = self._filling(Trajectory, given, want, known, batch_size=batch_size, **options)
         out = program.predict(inputs, batch_size=batch_size, verbose=verbose)
         return {
-            name: [self.decode({name: tokens}, batch_size)[name] for tokens in np.swapaxes(x, 0, 1)]
-            for name, x in out.items()
+            name: [self._decode(name, tokens, batch_size) for tokens in np.swapaxes(x, 0, 1)] for name, x in out.items()
         }
 
     def _filling(self, kind, given, want, known=None, steps=None, **options):
@@ -253,12 +255,13 @@ class MultimodalGenerator(Servable, keras.Model):
                 values = modality.check_tokens(values)
             else:
                 modality.tokenizer.check_codes(values)  # by which residual levels may be left out
-            if modality.lossless:
-                signals[name] = modality.tokenizer.decode(values)
-            else:
-                program = self._program(Decode, name)
-                signals[name] = program.predict(values, batch_size=batch_size, verbose=verbose)
+            signals[name] = self._decode(name, values, batch_size, verbose)
         return signals
+
+    def _decode(self, name, tokens, batch_size, verbose=0):
+        if self._by_name[name].lossless:
+            return self._by_name[name].tokenizer.decode(tokens)
+        return self._program(Decode, name).predict(tokens, batch_size=batch_size, verbose=verbose)
 
     def classify(self, given, target, present=None, batch_size=100, verbose=0):
         """Probabilities of the ids of `target`, a modality of one id, given others: float32 (n, vocabulary).

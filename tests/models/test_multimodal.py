@@ -204,8 +204,7 @@ def test_eight_examples_are_learned_by_heart():
     steps = 1000
     mods = modalities()
     network = MultimodalDiT(mods, **{**SMALL, "hidden_dim": 64, "num_heads": 4})
-    plain = dict(independent_times=0.0, partly_known=0.0, ema_decays=(0.98,))
-    model = MultimodalDiffusionTransformer(mods, network, TASKS, seed=0, **plain)
+    model = MultimodalDiffusionTransformer(mods, network, TASKS, seed=0, partly_known=0.0, ema_decays=(0.98,))
     data = batch_of(8)
     data["word"][:, 0], data["word"][:, 1] = np.arange(8) % 6, np.arange(8) // 6  # all different
     model.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-2, steps)))
@@ -220,6 +219,12 @@ def test_eight_examples_are_learned_by_heart():
     assert np.diag(distance).max() < 0.15  # two pictures are at least 0.7 from each other
     back = generator.generate({"picture": data["picture"], "sound": data["sound"]}, seed=1)
     np.testing.assert_array_equal(back["word"], data["word"])
+    together = generator.generate(num_samples=64, seed=1)  # each of the triples, and hardly a mixture of two
+    distance = np.sqrt(np.square(together["picture"][:, None] - data["picture"][None]).mean((2, 3, 4)))
+    which = distance.argmin(1)
+    assert len(set(which)) == 8 and np.mean(distance.min(1) < 0.2) > 0.9
+    for name in ("word", "sound"):
+        assert np.mean((together[name] == data[name][which]).all(1)) > 0.8
 
 
 def test_tasks_are_drawn_by_their_weights():

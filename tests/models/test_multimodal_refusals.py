@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from multimodal_models import SMALL, TASKS, batch_of, make, modalities
 
-from keras_mmai import VQVAE, Modality, MultimodalDiffusionTransformer, MultimodalDiT
+from keras_mmai import VAE, VQVAE, Modality, MultimodalDiffusionTransformer, MultimodalDiT, MultimodalGenerator
 from keras_mmai.diffusion import (
     Euler,
     GaussianDiffusion,
@@ -33,6 +33,7 @@ from keras_mmai.tokenizers import CharacterTokenizer, LabelTokenizer, PassThroug
         (lambda: Modality("x", PassThrough((4, 2)), tokens="codes"), "latents"),
         (lambda: Modality("x", PassThrough((4, 2)), process=MaskedDiffusion(4)), "GaussianDiffusion"),
         (lambda: Modality("x", PassThrough((4,), 5), process=MaskedDiffusion(4)), "vocabulary 5"),
+        (lambda: Modality("x", VAE((8, 8, 1), filters=(4,), strides=1, latent_dim=1)), "could not be told from them"),
         (lambda: TokenSpace((4, 4, 4, 4, 2)), "axes"),
         (lambda: TokenSpace((4, 4), 5, patch_size=2), "patch_size"),
         (lambda: TokenSpace((4,), 5, adaln=True), "adaln"),
@@ -134,8 +135,11 @@ def given():
         (lambda g, d: g.generate({"word": d["word"]}, guidance={"smell": 2.0}), "smell"),
         (lambda g, d: g.generate({"word": d["word"], "sound": d["sound"][:2]}), "rows"),
         (lambda g, d: g.generate({"word": d["word"]}, num_samples=2), "rows"),
-        (lambda g, d: g.generate(num_samples=0), "nothing to do"),
+        (lambda g, d: g.generate(num_samples=0), "`num_samples` is an int of at least 1"),
         (lambda g, d: g.generate({"word": d["word"][:0]}), "nothing to do"),
+        (lambda g, d: g.generate({"word": np.array(1)}), "'word' needs a row for each example"),
+        (lambda g, d: g.generate(num_samples=np.int64(5), seed=np.zeros((3, 2), "int32")), "seed"),
+        (lambda g, d: g.decode({"word": ["a", "b"]}), "Tokens of 'word' are ids of shape"),
         (lambda g, d: g.generate(d["word"]), "`given` is a dict"),
         (lambda g, d: g.generate({"word": d["word"]}, present=np.ones(4, bool)), "`present` is a dict"),
         (lambda g, d: g.generate({"word": d["word"]}, present={"word": True}), "row for each of 4"),
@@ -219,6 +223,28 @@ def test_a_text_that_has_no_ids_is_refused(text, words):
 def test_what_a_generator_can_not_be(arguments, words):
     with pytest.raises(ValueError, match=words):
         make().generator(**arguments)
+
+
+@pytest.mark.parametrize(
+    "mods, unseen, words",
+    [
+        (modalities()[:2], (), "`network` is of other modalities"),
+        (modalities()[:1] * 2, (), "different names"),
+        (modalities(), ["smell"], "`unseen`: the modalities are"),
+        (modalities(), "word", "`unseen` is a list"),
+    ],
+)
+def test_what_a_generator_can_not_be_of(mods, unseen, words):
+    with pytest.raises(ValueError, match=words):
+        MultimodalGenerator(MultimodalDiT(modalities(), **SMALL), mods, unseen=unseen)
+
+
+def test_a_batch_of_texts_is_refused_by_name():
+    mods = [Modality("word", CharacterTokenizer(3, "abc"))]
+    model = MultimodalDiffusionTransformer(mods, MultimodalDiT(mods, **SMALL), seed=0)
+    for texts in (np.array(["a", "b"]), np.array(["a", "b"], object)):
+        with pytest.raises(ValueError, match="'word' must be tokens"):
+            model.check_values({"word": texts})
 
 
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")

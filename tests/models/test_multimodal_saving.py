@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from keras import ops
 from multimodal_models import SMALL, awake, batch_of, make
-from small_models import heavy
+from small_models import heavy, make_vqvae, signals
 
-from keras_mmai import VAE, VQVAE, Modality, MultimodalDiT, MultimodalGenerator
+from keras_mmai import VAE, VQVAE, Modality, MultimodalDiffusionTransformer, MultimodalDiT, MultimodalGenerator
 from keras_mmai.layers import ResidualQuantizer, VectorQuantizer
 from keras_mmai.noise import row_seeds
 from keras_mmai.tokenizers import ByteTokenizer, CharacterTokenizer, LabelTokenizer, PassThrough
@@ -46,6 +46,45 @@ def test_averages_and_saving(tmp_path, given):
     average = dict(zip([v.path for v in model.network.weights], model.network.weights))
     for weight, value in zip(generator.network.weights, average.values()):
         np.testing.assert_allclose(numpy(weight), numpy(value), atol=1e-6)
+
+
+@heavy
+def test_two_modalities_share_a_tokenizer(tmp_path):
+    """Its weights, or its alphabet, are saved once, and it is shared again when it is loaded."""
+    eye, text = make_vqvae(), CharacterTokenizer(4).fit(["ab", "c"])
+    mods = [Modality("left", eye), Modality("right", eye), Modality("question", text), Modality("answer", text)]
+    model = MultimodalDiffusionTransformer(mods, awake(MultimodalDiT(mods, **SMALL)), ema_decays=(), seed=0)
+    given = {"left": signals(3), "question": ["ab", "c", ""]}
+    whole = model.generator(num_steps=2)
+    out = whole.generate(given)
+    model.save(tmp_path / "model.keras")
+    whole.save(tmp_path / "generator.keras")
+    loaded = [keras.saving.load_model(tmp_path / f"{name}.keras") for name in ("model", "generator")]
+    for again in (loaded[0].generator(num_steps=2), loaded[1]):
+        left, right, question, answer = (m.tokenizer for m in again.modalities)
+        assert left is right and question is answer and question.characters == text.characters
+        found = again.generate(given)
+        np.testing.assert_allclose(found["right"], out["right"], atol=1e-5)
+        assert found["answer"] == out["answer"]
+
+
+def test_tokens_of_a_tokenizer_are_given_as_it_gives_them():
+    """Tensors, and not encoded again."""
+    for kind in ("codes", "latents"):
+        mods = tokenized(kind)
+        generator = MultimodalGenerator(awake(MultimodalDiT(mods, **SMALL)), mods, num_steps=2)
+        x = signals(2)
+        tokens = mods[0].tokenizer.encode(ops.convert_to_tensor(x), tokens=kind)
+        assert generator.generate({"image": tokens}, ["text"]) == generator.generate({"image": x}, ["text"])
+
+
+def test_a_trajectory_is_of_levels_of_different_vocabularies():
+    """Of which the network has the largest: what is too high for a level is decoded as `generate` does."""
+    quantizer = ResidualQuantizer([VectorQuantizer(8, 4, seed=0), VectorQuantizer(2, 4, seed=0)])
+    image = Modality("image", VQVAE((8, 8, 1), filters=(4, 4), quantizer=quantizer), "codes")
+    generator = MultimodalGenerator(awake(MultimodalDiT([image], **SMALL)), [image], num_steps=3)
+    found = generator.trajectory(num_samples=4, seed=0)["image"]
+    np.testing.assert_allclose(found[-1], generator.generate(num_samples=4, seed=0)["image"], atol=1e-5)
 
 
 TEXT_AND_X = {"to_text": (("x",), ("text",)), "to_x": (("text",), ("x",))}

@@ -21,6 +21,11 @@ from keras_mmai.tokenizers import CharacterTokenizer, LabelTokenizer, LosslessTo
 numpy = ops.convert_to_numpy
 
 
+def step_loss(model, batch):
+    """What a training step takes the gradient of."""
+    return model.compute_loss(x=batch, y_pred=model(tensors(batch), training=True))
+
+
 class Shifted(LosslessTokenizer):
     def __init__(self, token_shape):
         super().__init__(token_shape)
@@ -150,9 +155,9 @@ def test_warnings_of_what_would_train_badly():
         model.precompute({"image": np.zeros((2, 8, 8, 1), "float32")})
 
 
-def test_missing_modalities():
+def test_missing_modalities(gradients):
     """A modality that a row lacks has no loss, and what it holds changes nothing; where nothing wanted is left, the
-    row learns what it has."""
+    row learns what it has. To train on such rows is to train each modality on the rows that have it."""
     model = make(independent_times=0.0)
     batch = batch_of(6, given=True)
     batch["task"] = np.full(6, list(TASKS).index("picture_to_word"), "int32")
@@ -171,9 +176,16 @@ def test_missing_modalities():
         subset = keras.tree.map_structure(lambda x, rows=rows: x[rows], batch)
         alone = numpy(losses_of(model, model(tensors(subset)))[name])
         np.testing.assert_allclose(losses[0].mean(), alone.mean(), rtol=1e-5)
+    halves = [keras.tree.map_structure(lambda x, half=half: x[half], batch) for half in (slice(3), slice(3, 6))]
+    whole, *parts = (
+        gradients(lambda b=b: ops.mean(step_loss(model, b)), (), model.trainable_variables)[1] for b in (batch, *halves)
+    )
+    assert max(np.abs(gradient).max() for gradient in whole) > 1e-2
+    for gradient, one, other in zip(whole, *parts):
+        np.testing.assert_allclose(gradient, one + other, rtol=1e-4, atol=1e-6)
 
 
-def test_a_batch_without_a_modality_is_one_where_it_is_absent():
+def test_a_batch_without_a_modality_is_one_where_it_is_absent(gradients):
     model = make()
     batch = {**batch_of(4, given=True), "task": np.full(4, list(TASKS).index("all"), "int32")}
     absent = {**batch, "present": {"sound": np.zeros(4, bool)}}
@@ -183,6 +195,9 @@ def test_a_batch_without_a_modality_is_one_where_it_is_absent():
     assert "sound" not in left_out
     for name in left_out:
         np.testing.assert_allclose(numpy(left_out[name]["output"]), numpy(out[name]["output"]), rtol=1e-5, atol=1e-6)
+    found = [gradients(lambda b=b: step_loss(model, b), (), model.trainable_variables)[1] for b in (absent, batch)]
+    for one, other in zip(*found):  # what belongs to sound alone has no gradient, or one of 0
+        np.testing.assert_allclose(one, np.zeros_like(one) if other is None else other, rtol=1e-4, atol=1e-6)
 
 
 def test_an_example_without_anything_changes_nothing(gradients):
@@ -216,6 +231,12 @@ def test_fit_takes_signals_and_computes_their_tokens_once(monkeypatch, capsys):
     """Before the first step: neither a step nor an epoch nor a validation encodes."""
     tokenizer, encoded, before = make_vqvae(), [], []
     encode = tokenizer.encode
+    precomputed, precompute = [], MultimodalDiffusionTransformer.precompute
+    monkeypatch.setattr(
+        MultimodalDiffusionTransformer,
+        "precompute",
+        lambda model, x, **kwargs: precomputed.append(x) or precompute(model, x, **kwargs),
+    )
     monkeypatch.setattr(tokenizer, "encode", lambda x, **kwargs: encoded.append(x) or encode(x, **kwargs))
     mods = [Modality("image", tokenizer), Modality("name", LabelTokenizer(["zero", "one", "two"]))]
     model = MultimodalDiffusionTransformer(mods, MultimodalDiT(mods, **SMALL), seed=0)
@@ -230,6 +251,7 @@ def test_fit_takes_signals_and_computes_their_tokens_once(monkeypatch, capsys):
     fitted = model.fit(data, batch_size=3, epochs=3, verbose=0, validation_data=data, callbacks=[watch])
     assert set(fitted.history) >= {"image", "name", "val_image", "val_name"}
     assert len(before) == 3 * (2 + 2 + 1) + 1 and len(set(before)) == 1 and before[0] > 0
+    assert len(precomputed) == 2  # what is fitted and what it is validated by
     tokens = model.precompute(data, verbose=0)
     np.testing.assert_array_equal(tokens["image"], numpy(encode(data["image"])))
     np.testing.assert_array_equal(tokens["name"][:, 0], [1, 2, 0, 1, 2, 0])
