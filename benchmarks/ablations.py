@@ -15,8 +15,9 @@ plain sampler. Changed are
   four;
 * roles: what is neither given nor wanted is absent (the default), or is generated with the rest and dropped (there is
   no word first);
-* one embedding of noise levels for all modalities, or one for each; streams, of which separate ones have three times as
-  many weights and take half as long again, so that two thirds of the steps are as long; positions.
+* one embedding of noise levels for all modalities, or one for each; streams, of which separate ones have 2.7 times as
+  many weights and take half as long again, so that two thirds of the steps are as long, or, less wide, have as many;
+  positions.
 
 Shares are not divided by the ceiling, what tokenizers alone leave to name, which is printed. Printed are means over
 seeds with their standard errors, and of the difference to the default of the same seed. What has been measured with the
@@ -78,7 +79,7 @@ class Together:
         return {name: out[name] for name in want}
 
 
-LAYOUT, DRAWS = ("streams", "positions"), ("independent_times", "task_weights")  # of network, of model
+LAYOUT, DRAWS = ("hidden_dim", "streams", "positions"), ("independent_times", "task_weights")  # of network, of model
 HALF = {JOINT: 18.0}  # as much as all the other tasks
 ROWS = {
     "default": {},
@@ -92,6 +93,7 @@ ROWS = {
     "embeddings of noise levels apart": {"times_apart": True},
     "separate streams": {"streams": "separate"},
     "separate streams, two thirds of the steps": {"streams": "separate", "steps": 2 / 3},
+    "separate streams, as many weights": {"streams": "separate", "hidden_dim": 80},
     "rotary positions alone": {"positions": "rotary"},
     "added positions alone": {"positions": "sincos"},
 }
@@ -126,7 +128,7 @@ def run(row, seed, args):
     keras.utils.set_random_seed(seed)
     layout, draws = ({key: row[key] for key in keys if key in row} for keys in (LAYOUT, DRAWS))
     kind = TimesApart if row.get("times_apart") else MultimodalDiT
-    network = kind(modalities, hidden_dim=128, num_layers=4, num_heads=4, **layout)
+    network = kind(modalities, **{"hidden_dim": 128, **layout}, num_layers=4, num_heads=4)
     model = MultimodalDiffusionTransformer(modalities, network, **draws, ema_decays=(0.995,))
     if not roles:
         train = {**train, "task": np.full(len(train["word"]), list(model.tasks).index(JOINT), "int32")}
