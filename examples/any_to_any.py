@@ -31,14 +31,14 @@ recipe = Recipe(
     full=dict(type=pathlib.Path, metavar="CODEC", help="codec.keras of audio_codec.py, for the larger size"),
     heard=dict(type=float, default=1.0, help="share of the training examples that have a sound"),
 )
-full, num_test = recipe.arguments.full, 20 if recipe.smoke else 300
-epochs = 1 if recipe.smoke else 2 if full else 8
+full = recipe.arguments.full
+count, num_test, epochs = (1000, 20, 3) if recipe.smoke else (None, 300, 2 if full else 8)
 if full:
     codec = keras.models.load_model(full, compile=False)
     sound = Modality("sound", codec, tokens="codes")
-    (train, train_labels), (test, labels) = spoken_digit_signals(codec.input_shape[0], 1500 if recipe.smoke else None)
+    (train, train_labels), (test, labels) = spoken_digit_signals(codec.input_shape[0], count)
 else:
-    (train, train_labels), (test, labels) = digit_signals()
+    (train, train_labels), (test, labels) = digit_signals(count)
     sound = presets.audio(train["sound"], RATE, "sound", epochs=epochs, verbose=2)
 image = presets.image(train["image"], epochs=epochs, verbose=2)
 modalities = [image, sound, presets.text(WORDS, "word")]
