@@ -44,3 +44,38 @@ def of_first_replica(x):
             x = x.clone()
             torch.distributed.broadcast(x, 0)
     return x
+
+
+class UntunedData:
+    """A `keras.Model` after it runs through data sets that tf.data does not tune, unless their options say that it may.
+
+    tf.data's autotuner looks at a data set at ever longer intervals. Whoever drops an iterator, as Keras does after an
+    epoch, waits for the tuner to end, and half of the time that has missed its end and sleeps until its next look:
+    after an epoch of 20 s for up to 20 more. Only TensorFlow is concerned.
+    """
+
+    @property
+    def distribute_strategy(self):  # of which Keras has its data sets
+        import tensorflow as tf
+
+        strategy = super().distribute_strategy
+        return strategy if tf.distribute.has_strategy() else _Untuned(strategy)
+
+
+class _Untuned:
+    """TensorFlow's default strategy, but for its data sets."""
+
+    def __init__(self, strategy):
+        self._strategy = strategy
+
+    def __getattr__(self, name):
+        return getattr(self._strategy, name)
+
+    def experimental_distribute_dataset(self, dataset, options=None):
+        import tensorflow as tf
+
+        if dataset.options().autotune.enabled is None:
+            untuned = tf.data.Options()
+            untuned.autotune.enabled = False
+            dataset = dataset.with_options(untuned)
+        return self._strategy.experimental_distribute_dataset(dataset, options)

@@ -15,6 +15,7 @@ import numpy as np
 from keras import ops
 
 from keras_mmai.averages import WeightAverage
+from keras_mmai.distribution import UntunedData
 
 
 def gradient_norm(gradients):
@@ -23,7 +24,7 @@ def gradient_norm(gradients):
     return ops.sqrt(sum(squares[1:], squares[0]))
 
 
-class TrainingModel(keras.Model):
+class TrainingModel(UntunedData, keras.Model):
     """Base of every model of the package that is trained with `fit`.
 
     A subclass builds its layers, ends `build` with `self.build_averages()` and returns its losses by name from

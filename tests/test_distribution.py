@@ -8,6 +8,9 @@ import textwrap
 import keras
 import numpy as np
 import pytest
+from small_models import make_dit, signals
+
+from keras_mmai.data import ArrayDataset
 
 BACKEND = keras.backend.backend()
 Z = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
@@ -219,3 +222,27 @@ def test_latents_are_standardised_by_both_ranks(ranks):
     for found in ranks("standardized"):
         for variable in whole.weights:
             np.testing.assert_allclose(found[variable.name], variable, rtol=1e-4, err_msg=variable.name)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.data makes the batches of TensorFlow alone")
+def test_no_autotuner_watches_data_unasked(monkeypatch):
+    """As an epoch's end may wait for its last look."""
+    import tensorflow as tf
+
+    tuned, iterate = [], tf.data.Dataset.__iter__
+    monkeypatch.setattr(tf.data.Dataset, "__iter__", lambda d: tuned.append(d.options().autotune.enabled) or iterate(d))
+    model, x = make_dit(), signals(4)
+    model.compile("sgd")
+    pipeline = tf.data.Dataset.from_tensor_slices(x).batch(2)
+    for data in (x, ArrayDataset(x, batch_size=2), pipeline):
+        model.fit(data, shuffle=False, verbose=0)
+        model.evaluate(data, verbose=0)
+    model.generator(num_steps=1).generate(num_samples=2, seed=0)
+    assert len(tuned) >= 7 and not any(flag is None or flag for flag in tuned)
+    asked = tf.data.Options()
+    asked.autotune.enabled = True
+    tuned.clear()
+    model.evaluate(pipeline.with_options(asked), verbose=0)
+    assert tuned and all(tuned)
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        assert isinstance(make_dit().distribute_strategy, tf.distribute.MirroredStrategy)

@@ -6,6 +6,12 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_mmai.distribution import UntunedData
+
+
+class _Classifier(UntunedData, keras.Model):
+    pass
+
 
 def train_judge(signals, labels, epochs=8, batch_size=64, sample_rate=None, seed=0, verbose=0):
     """A small convolutional classifier of real signals, to judge generated ones by.
@@ -48,14 +54,14 @@ def train_judge(signals, labels, epochs=8, batch_size=64, sample_rate=None, seed
     outputs = keras.layers.Dense(int(labels.max()) + 1, kernel_initializer=initializer)(
         keras.layers.Dropout(0.3, seed=seed)(x)
     )
-    model = keras.Model(inputs, outputs)
+    model = _Classifier(inputs, outputs, name="judge")
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(signals, labels, batch_size=batch_size, epochs=epochs, verbose=verbose)
 
     def judge(signals):
         return np.argmax(model.predict(np.asarray(signals), batch_size=256, verbose=0), axis=-1)
 
-    features = keras.Model(inputs, model.get_layer("features").output)
+    features = _Classifier(inputs, model.get_layer("features").output, name="features")
     judge.features = lambda signals: features.predict(np.asarray(signals), batch_size=256, verbose=0)
     judge.model = model
     return judge

@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_mmai.diffusion import GaussianDiffusion, Heun, Sampler, normal, uniform_times
+from keras_mmai.distribution import UntunedData
 from keras_mmai.noise import row_seeds
 from keras_mmai.serialization import register
 from keras_mmai.serving import Servable
@@ -12,7 +13,7 @@ from keras_mmai.training import freeze
 
 
 @register
-class Generator(Servable, keras.Model):
+class Generator(UntunedData, Servable, keras.Model):
     """Noise to signals, in one compiled call: `predict` generates in batches, `export` writes a SavedModel.
 
     Call: a dict with "seed" (b, 2) int32, two numbers for each row, which alone decide that row's noise, whatever

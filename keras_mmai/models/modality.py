@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_mmai.diffusion import GaussianDiffusion, MaskedDiffusion, UniformTimes
+from keras_mmai.distribution import UntunedData
 from keras_mmai.models.token_space import TokenSpace
 from keras_mmai.serialization import Configurable, register
 from keras_mmai.serving import NotServable, ensure_ids
@@ -314,7 +315,7 @@ class Modality(Configurable):
         return (lambda x: next(iter(function(**{argument: x}).values()))), form
 
 
-class _Encoder(keras.Model):
+class _Encoder(UntunedData, keras.Model):
     def __init__(self, tokenizer, kind):
         super().__init__(name="encoder")  # a scope of TensorFlow has no leading underscore
         self.tokenizer, self.kind = tokenizer, kind

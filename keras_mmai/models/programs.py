@@ -8,12 +8,13 @@ import keras
 from keras import ops
 
 from keras_mmai.diffusion import Denoiser, UniformTimes, normal, uniform, uniform_times
+from keras_mmai.distribution import UntunedData
 from keras_mmai.noise import split
 
 UNIFORM = UniformTimes()  # by which equation (6) is a bound, whatever the training drew
 
 
-class Program(keras.Model):
+class Program(UntunedData, keras.Model):
     """A compiled call of a generator, which owns the weights."""
 
     def __init__(self, generator):
