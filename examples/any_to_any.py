@@ -27,7 +27,7 @@ from keras_mmai.diffusion import MaskGIT
 recipe = Recipe(
     __doc__,
     "any_to_any",
-    steps=6500,
+    steps=4900,
     full=dict(type=pathlib.Path, metavar="CODEC", help="codec.keras of audio_codec.py, for the larger size"),
     heard=dict(type=float, default=1.0, help="share of the training examples that have a sound"),
 )

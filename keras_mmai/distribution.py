@@ -56,9 +56,9 @@ class UntunedData:
 
     @property
     def distribute_strategy(self):  # of which Keras has its data sets
+        strategy = super().distribute_strategy
         import tensorflow as tf
 
-        strategy = super().distribute_strategy
         return strategy if tf.distribute.has_strategy() else _Untuned(strategy)
 
 
