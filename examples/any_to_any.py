@@ -32,7 +32,7 @@ recipe = Recipe(
     heard=dict(type=float, default=1.0, help="share of the training examples that have a sound"),
 )
 full = recipe.arguments.full
-count, num_test, epochs = (1000, 20, 3) if recipe.smoke else (None, 300, 2 if full else 8)
+count, num_test, epochs = (1000, 20, 5) if recipe.smoke else (None, 300, 2 if full else 8)
 if full:
     codec = keras.models.load_model(full, compile=False)
     sound = Modality("sound", codec, tokens="codes")
