@@ -15,7 +15,14 @@ from keras_mmai import VAE, VQVAE, Modality, MultimodalDiT, MultimodalGenerator
 from keras_mmai.layers import ConvDecoder, ConvEncoder, Framewise, ResidualQuantizer, VectorQuantizer
 from keras_mmai.models.modality import Tokens
 from keras_mmai.serialization import register
-from keras_mmai.tokenizers import CharacterTokenizer, LabelTokenizer, LosslessTokenizer, PassThrough
+from keras_mmai.tokenizers import (
+    BPETokenizer,
+    ByteTokenizer,
+    CharacterTokenizer,
+    LabelTokenizer,
+    LosslessTokenizer,
+    PassThrough,
+)
 from keras_mmai.training import freeze
 
 ROWS = 4
@@ -75,9 +82,10 @@ def vae(shape, **kwargs):
     return trained(VAE(shape, latent_dim=2, **SIZES, **kwargs))
 
 
-def framewise_vae(shape, **kwargs):
+def framewise():
+    """Coders of a video."""
     encoder, decoder = (Framewise(kind((8,), dim, 1, 8)) for kind, dim in ((ConvEncoder, 4), (ConvDecoder, 1)))
-    return vae(shape, encoder=encoder, decoder=decoder, causal=True, **kwargs)
+    return dict(encoder=encoder, decoder=decoder, causal=True, sample_rate=8)
 
 
 class Example(NamedTuple):
@@ -96,6 +104,7 @@ IMAGE, AUDIO, VIDEO, READINGS = noise_of(8, 8, 1), noise_of(16, 1), noise_of(2, 
 WORDS, NAMES = ["cab", "", "b", "abba"], ["dog", "cat", "dog", "dog"]
 LABELS, IDS = np.array([2, 0, 1, 2], "int32"), np.arange(24, dtype="int32").reshape(4, 3, 2) % 5
 WRONG_WORDS = [["cat"], ["abbac"], ["ab", None], "ab", IDS]
+WRONG_PAIRS = [["\u00e9cabb"], *WRONG_WORDS[2:]]  # one pair is learned
 NO_READINGS = [READINGS[:, 1:], READINGS[0], "ab", np.full((ROWS, 3), np.nan)]
 WRONG_NAMES = [["cow"], [2], [-1], [None], [0.5], [["cat"]], "cat"]
 
@@ -113,12 +122,19 @@ EXAMPLES = {
         rate=4.0,
     ),
     "video_latents": Example(
-        lambda: framewise_vae((2, 8, 8, 1), sample_rate=8),
+        lambda: vae((2, 8, 8, 1), **framewise()),
         *(VIDEO, (2, 4, 4, 2), (2, 2, 2), 8),
         dict(patch_size=(1, 2, 2)),
         rate=8.0,
     ),
+    "video_codes": Example(
+        lambda: vqvae((2, 8, 8, 1), codes(), **framewise()),
+        *(VIDEO, (2, 4, 4), (2, 4, 4), 8),
+        rate=8.0,
+    ),
     "text": Example(lambda: CharacterTokenizer(4).fit(["cab"]), WORDS, (4,), (4,), 4, wrong=WRONG_WORDS),
+    "bytes": Example(lambda: ByteTokenizer(4), WORDS, (4,), (4,), 257, wrong=WRONG_WORDS[1:]),
+    "pairs": Example(lambda: BPETokenizer(4, 258).fit(["abba ab"]), WORDS, (4,), (4,), 258, wrong=WRONG_PAIRS),
     "label": Example(lambda: LabelTokenizer(["cat", "dog"]), NAMES, (1,), (1,), 2, wrong=WRONG_NAMES),
     "condition": Example(
         lambda: LabelTokenizer(3),
@@ -202,7 +218,7 @@ def test_a_step_encodes_as_the_host_does_and_trains_no_tokenizer(name, gradients
     """By the gradient of sum(tokens * weights): by the weights the tokens themselves, and by the tokenizer none."""
     modality, x, tokenizer = modality_of(name), EXAMPLES[name].signals, modality_of(name).tokenizer
     assert not tokenizer.trainable_variables
-    if name in ("text", "own"):
+    if name in ("text", "bytes", "pairs", "own"):
         with pytest.raises(ValueError, match=f"'{name}' must be tokens .* `precompute` gives them"):
             modality.encode_batch(READINGS)
         return
@@ -325,4 +341,6 @@ def test_what_is_generated_is_such_a_signal(name):
     else:
         assert x.shape[1:] == example.shape[1:] and x.dtype.kind == example.dtype.kind and np.isfinite(x).all()
         assert len(np.unique(x.reshape(3, -1), axis=0)) == 3
+    if name in ("bytes", "pairs"):  # of which not all are characters, and what stands for these is longer
+        x = modality.tokenizer.truncate(x)
     assert modality.encode(x).shape == (3, *modality.token_shape)
