@@ -15,13 +15,14 @@ plain sampler. Changed are
   four;
 * roles: what is neither given nor wanted is absent (the default), or is generated with the rest and dropped (there is
   no word first);
-* one embedding of noise levels for all modalities, or one for each; streams, of which separate ones have 2.7 times as
-  many weights and take half as long again, so that two thirds of the steps are as long, or, less wide, have as many;
-  positions.
+* one embedding of noise levels for all modalities, or one for each; positions;
+* streams: shared, which the first row and those above are of, or separate (the default), which at this width have 2.7
+  times as many weights and take half as long again, so that two thirds of the steps are as long, or, less wide, have as
+  many weights.
 
 Shares are not divided by the ceiling, what tokenizers alone leave to name, which is printed. Printed are means over
-seeds with their standard errors, and of the difference to the default of the same seed. What has been measured with the
-same settings is in report.json and is not measured again: rows and seeds can be added.
+seeds with their standard errors, and of the difference to the first row of the same seed. What has been measured with
+the same settings is in report.json and is not measured again: rows and seeds can be added.
 """
 
 import argparse
@@ -82,7 +83,7 @@ class Together:
 LAYOUT, DRAWS = ("hidden_dim", "streams", "positions"), ("independent_times", "task_weights")  # of network, of model
 HALF = {JOINT: 18.0}  # as much as all the other tasks
 ROWS = {
-    "default": {},
+    "shared streams": {},
     "all discrete": {"tokens": "codes"},
     "all continuous": {"tokens": "latents"},
     "one noise level": {"independent_times": 0.0},
@@ -97,6 +98,7 @@ ROWS = {
     "rotary positions alone": {"positions": "rotary"},
     "added positions alone": {"positions": "sincos"},
 }
+FIRST = next(iter(ROWS))
 
 
 def one_hot(words):
@@ -127,8 +129,9 @@ def run(row, seed, args):
     modalities = [Modality(name, tokenizers.get(name, word), kinds[name]) for name in NAMES]
     keras.utils.set_random_seed(seed)
     layout, draws = ({key: row[key] for key in keys if key in row} for keys in (LAYOUT, DRAWS))
+    layout = {"hidden_dim": 128, "streams": "shared", **layout}
     kind = TimesApart if row.get("times_apart") else MultimodalDiT
-    network = kind(modalities, **{"hidden_dim": 128, **layout}, num_layers=4, num_heads=4)
+    network = kind(modalities, **layout, num_layers=4, num_heads=4)
     model = MultimodalDiffusionTransformer(modalities, network, **draws, ema_decays=(0.995,))
     if not roles:
         train = {**train, "task": np.full(len(train["word"]), list(model.tasks).index(JOINT), "int32")}
@@ -191,11 +194,11 @@ def main():
         report["rows"].setdefault(name, {})[str(seed)] = run(ROWS[name], seed, args)
         kept.write_text(json.dumps(report, indent=1))
     for name, row in report["rows"].items():
-        print(name, told(row, report["rows"].get("default", {})), sep="\n", flush=True)
+        print(name, told(row, report["rows"].get(FIRST, {})), sep="\n", flush=True)
 
 
-def told(row, default):
-    """The lines of the summary: of each share its mean over seeds, and that of its difference to the default's."""
+def told(row, first):
+    """The lines of the summary: of each share its mean over seeds, and that of its difference to the first row's."""
     shares = {
         "conditional": lambda one: one["conditional"],
         "joint, at once": lambda one: one["joint"]["at once"],
@@ -204,9 +207,9 @@ def told(row, default):
     lines = []
     for share, of in shares.items():
         line = f"    {share:18} {mean_and_error([of(one) for one in row.values()])}"
-        both = [seed for seed in row if seed in default]
-        if both and row is not default:
-            line += f"   less the default's {mean_and_error([of(row[seed]) - of(default[seed]) for seed in both])}"
+        both = [seed for seed in row if seed in first]
+        if both and row is not first:
+            line += f"   less the first row's {mean_and_error([of(row[seed]) - of(first[seed]) for seed in both])}"
         lines.append(line)
     last = next(iter(row.values()))
     ceiling = ", ".join(f"{name} {share:.3f}" for name, share in last["tokenizer_ceiling"].items())

@@ -90,8 +90,8 @@ def ours(args):
         Modality("text", PassThrough((args.text,), TEXT_VOCABULARY)),
         Modality("image", PassThrough((args.side, args.side, CHANNELS))),
     ]
-    sizes = dict(hidden_dim=args.width, num_layers=args.layers, num_heads=args.heads, feed_forward="swiglu")
-    network = MultimodalDiT(modalities, **sizes)
+    sizes = dict(hidden_dim=args.width, num_layers=args.layers, num_heads=args.heads)
+    network = MultimodalDiT(modalities, **sizes, feed_forward="swiglu", streams="shared")  # as the peer's are
     model = MultimodalDiffusionTransformer(modalities, network, ema_decays=(0.999,), seed=0)
     # for TensorFlow on CPUs Keras turns XLA on only if asked
     backend = keras.backend.backend()

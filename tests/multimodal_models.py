@@ -34,7 +34,7 @@ def awake(network):
     return network
 
 
-def make(tasks=None, weights=None, streams="shared", **kwargs):
+def make(tasks=None, weights=None, streams="separate", **kwargs):
     mods = modalities(weights)
     network = awake(MultimodalDiT(mods, streams=streams, **SMALL))
     return MultimodalDiffusionTransformer(

@@ -36,8 +36,9 @@ class MultimodalDiT(keras.Model):
 
     Args:
         spaces: dict of `TokenSpace` by name, or a list of `Modality`.
-        streams: "shared": one transformer reads all modalities; "separate": each has weights of its own in every block,
-            and they meet in attention (MM-DiT).
+        streams: "separate": each modality has weights of its own in every block, and they meet in attention (MM-DiT,
+            Esser et al. 2024, arXiv:2403.03206); "shared": one transformer reads all of them, with fewer weights at the
+            same width. One modality alone has one stream, whatever is said here.
         attention: "full": all tokens attend to all; "factorized", for one video: within each frame and, in every second
             block, at each place along time, for n * (h * w + frames) / 2 pairs in a block instead of n * n (Latte, Ma
             et al. 2024, arXiv:2401.03048, variant 1).
@@ -47,8 +48,8 @@ class MultimodalDiT(keras.Model):
 
     Raises:
         ValueError: at construction on heads that do not divide the width, a width of a head that can't hold the
-            positions, only conditions, or factorized attention of anything but one modality on a grid of (time, y, x)
-            with shared streams; when called on names that are no modality.
+            positions, only conditions, or factorized attention of anything but one modality on a grid of (time, y, x);
+            when called on names that are no modality.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class MultimodalDiT(keras.Model):
         qk_norm=True,
         feed_forward="gelu",
         time_scale=1000.0,
-        streams="shared",
+        streams="separate",
         attention="full",
         positions="both",
         **kwargs,
@@ -91,10 +92,10 @@ class MultimodalDiT(keras.Model):
         if not self.sequence:
             raise ValueError(f"`spaces` has nothing that is generated. Received: {self.spaces}")
         grids = {name: self.spaces[name].grid for name in self.sequence}
-        if attention == "factorized" and (streams != "shared" or [len(grid) for grid in grids.values()] != [3]):
+        if attention == "factorized" and [len(grid) for grid in grids.values()] != [3]:
             raise ValueError(
-                "`attention='factorized'` is for one modality on a grid of (time, y, x), besides conditions (`adaln`), "
-                f"and streams='shared'. Received: grids {grids}, streams={streams!r}"
+                "`attention='factorized'` is for one modality on a grid of (time, y, x), besides conditions (`adaln`). "
+                f"Received: grids {grids}"
             )
 
         dtype = self.dtype_policy
@@ -110,9 +111,10 @@ class MultimodalDiT(keras.Model):
             if not space.adaln:
                 self.outputs_of[name] = DiTOutput(space.channels, name=f"output_{name}", dtype=dtype)
         block = dict(num_heads=num_heads, mlp_ratio=mlp_ratio, qk_norm=qk_norm, feed_forward=feed_forward, dtype=dtype)
-        if streams == "separate":
+        self._apart = streams == "separate" and len(self.sequence) > 1
+        if self._apart:
             block["lengths"] = {name: self.spaces[name].num_tokens for name in self.sequence}
-        kind = JointDiTBlock if streams == "separate" else DiTBlock
+        kind = JointDiTBlock if self._apart else DiTBlock
         self.blocks = [kind(name=f"block_{i}", **block) for i in range(num_layers)]
         self._added, self._rotary = self._position_tables()
         self.build()
@@ -222,7 +224,7 @@ class MultimodalDiT(keras.Model):
                 label = self._label(name, tokens, present, batch)
                 condition = condition + self.embeds[name](label)
         options = dict(condition=condition, mask=here, rotary=rotary, segments=segments)
-        if self.streams == "separate":
+        if self._apart:
             options["names"] = tuple(names)
         return x, {"names": names, "options": options}
 

@@ -136,7 +136,6 @@ def test_it_is_saved_and_loaded(tmp_path):
     "spaces, options, message",
     [
         (SPACES, dict(attention="sparse"), r"must be one of \('full', 'factorized'\). Received: 'sparse'"),
-        (SPACES, dict(attention="factorized", streams="separate"), "streams='separate'"),
         ({"x": TokenSpace((4, 4, 2))}, dict(attention="factorized"), r"grid of \(time, y, x\).*\{'x': \(4, 4\)\}"),
         ({**CODES, "x": TokenSpace((4, 2))}, dict(attention="factorized"), r"for one modality.*'x': \(4,\)"),
         ({**CODES, "x": CODES["video"]}, dict(attention="factorized"), "for one modality"),
