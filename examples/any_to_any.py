@@ -27,7 +27,7 @@ from keras_mmai.diffusion import MaskGIT
 recipe = Recipe(
     __doc__,
     "any_to_any",
-    steps=4900,
+    steps=5040,
     full=dict(type=pathlib.Path, metavar="CODEC", help="codec.keras of audio_codec.py, for the larger size"),
     heard=dict(type=float, default=1.0, help="share of the training examples that have a sound"),
 )
@@ -45,7 +45,7 @@ modalities = [image, sound, presets.text(WORDS, "word")]
 test, labels = {name: x[:num_test] for name, x in test.items()}, labels[:num_test]
 recipe.lap("tokenizers")
 
-network = keras_mmai.MultimodalDiT(modalities, hidden_dim=128, num_layers=4, num_heads=4)
+network = keras_mmai.MultimodalDiT(modalities, hidden_dim=80, num_layers=4, num_heads=4)
 # what an image shows is learned most slowly, and how to draw one next
 often = dict.fromkeys(["image_to_word", "image_to_sound", "image_to_sound_word"], 4.0)
 often |= dict.fromkeys(["word_to_image", "sound_to_image", "sound_word_to_image"], 2.0)
