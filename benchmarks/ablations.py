@@ -16,9 +16,9 @@ plain sampler. Changed are
 * roles: what is neither given nor wanted is absent (the default), or is generated with the rest and dropped (there is
   no word first);
 * one embedding of noise levels for all modalities, or one for each; positions;
-* streams: shared, which the first row and those above are of, or separate (the default), which at this width have 2.7
-  times as many weights and take half as long again, so that two thirds of the steps are as long, or, less wide, have as
-  many weights.
+* streams: shared, which the first row and those above are of, at width 128; or separate (the default), which at this
+  width have 2.7 times as many weights and take 1.4 times as long, so that two thirds of the steps are as long, or, at
+  width 80, have as many weights.
 
 Shares are not divided by the ceiling, what tokenizers alone leave to name, which is printed. Printed are means over
 seeds with their standard errors, and of the difference to the first row of the same seed. What has been measured with

@@ -7,12 +7,12 @@
 
 `speed`: a step forward, backward and of AdamW with one moving average of the weights, on text ids and image latents of
 one batch, against transfusion-pytorch in eager PyTorch. Every contestant is a process on the same cores. Printed are
-medians over rounds, and the median of the peer's time by ours: above 1 is faster than the peer. Width, layers, heads
-and feed-forward width (gated, 8/3 of the width) are the same. What differs: the peer's sequence also has its own tokens
-for the beginning and end of the text and the image and for the image's shape, some ten; its text is causal with the
-next token's loss, ours is masked; each of its image tokens is conditioned on its time by layers of its own, from four
-times the width, where ours spends them once for each modality; it caps the logits of attention, mixes the layers'
-outputs, and has skip connections, without which this version does not run. Its gated values are off.
+medians over rounds, and the median of the peer's time by ours: above 1 is faster than the peer. Width, layers, heads,
+feed-forward width (gated, 8/3 of the width) and shared streams are the same. What differs: the peer's sequence also has
+its own tokens for the beginning and end of the text and the image and for the image's shape, some ten; its text is
+causal with the next token's loss, ours is masked; each of its image tokens is conditioned on its time by layers of its
+own, from four times the width, where ours spends them once for each modality; it caps the logits of attention, mixes
+the layers' outputs, and has skip connections, without which this version does not run. Its gated values are off.
 
 `vaes`: MMVAE+, MVTCAE and MoPoE beside the generator that examples/any_to_any.py wrote, on its data, judged by the same
 classifiers; with `--full` the larger size of both: 60,000 digits and their recordings. They see latents of image and

@@ -51,7 +51,9 @@ modalities = [
 ]
 given = {"image": ("image",), "sound": ("sound",), "both": ("image", "sound")}
 tasks = {f"{name}_to_label": (names, ("label",)) for name, names in given.items()}
-network = keras_mmai.MultimodalDiT(modalities, hidden_dim=128, num_layers=layers, num_heads=4)
+# nothing but the label is generated: streams of their own would leave the last blocks of image and sound untrained
+sizes = dict(hidden_dim=128, num_layers=layers, num_heads=4)
+network = keras_mmai.MultimodalDiT(modalities, **sizes, streams="shared")
 model = keras_mmai.MultimodalDiffusionTransformer(modalities, network, tasks, ema_decays=(0.995,))
 tokens = model.precompute(train, verbose=0)
 recipe.lap("data")

@@ -38,7 +38,8 @@ class MultimodalDiT(keras.Model):
         spaces: dict of `TokenSpace` by name, or a list of `Modality`.
         streams: "separate": each modality has weights of its own in every block, and they meet in attention (MM-DiT,
             Esser et al. 2024, arXiv:2403.03206); "shared": one transformer reads all of them, with fewer weights at the
-            same width. One modality alone has one stream, whatever is said here.
+            same width, and is trained whole by whatever is generated. One modality alone, besides conditions
+            (`adaln`), has one stream.
         attention: "full": all tokens attend to all; "factorized", for one video: within each frame and, in every second
             block, at each place along time, for n * (h * w + frames) / 2 pairs in a block instead of n * n (Latte, Ma
             et al. 2024, arXiv:2401.03048, variant 1).
@@ -164,7 +165,10 @@ class MultimodalDiT(keras.Model):
         return outputs
 
     def features(self, tokens, t, present=None, known=None):
-        """The mean of the last block's present tokens: (b, hidden_dim) float32."""
+        """The mean of the last block's present tokens: (b, hidden_dim) float32.
+
+        Of separate streams, what the last block makes of a modality is learned only where it is generated.
+        """
         x, layout = self._trunk(tokens, t, present, known)
         weight = ops.cast(layout["options"]["mask"], "float32")[..., None]
         return ops.sum(ops.cast(x, "float32") * weight, axis=1) / ops.maximum(ops.sum(weight, axis=1), 1.0)
