@@ -51,9 +51,7 @@ modalities = [
 ]
 given = {"image": ("image",), "sound": ("sound",), "both": ("image", "sound")}
 tasks = {f"{name}_to_label": (names, ("label",)) for name, names in given.items()}
-# nothing but the label is generated: streams of their own would leave the last blocks of image and sound untrained
-sizes = dict(hidden_dim=128, num_layers=layers, num_heads=4)
-network = keras_mmai.MultimodalDiT(modalities, **sizes, streams="shared")
+network = keras_mmai.MultimodalDiT(modalities, hidden_dim=80, num_layers=layers, num_heads=4)
 model = keras_mmai.MultimodalDiffusionTransformer(modalities, network, tasks, ema_decays=(0.995,))
 tokens = model.precompute(train, verbose=0)
 recipe.lap("data")

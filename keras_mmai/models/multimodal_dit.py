@@ -38,8 +38,7 @@ class MultimodalDiT(keras.Model):
         spaces: dict of `TokenSpace` by name, or a list of `Modality`.
         streams: "separate": each modality has weights of its own in every block, and they meet in attention (MM-DiT,
             Esser et al. 2024, arXiv:2403.03206); "shared": one transformer reads all of them, with fewer weights at the
-            same width, and is trained whole by whatever is generated. One modality alone, besides conditions
-            (`adaln`), has one stream.
+            same width. One modality alone, besides conditions (`adaln`), has one stream.
         attention: "full": all tokens attend to all; "factorized", for one video: within each frame and, in every second
             block, at each place along time, for n * (h * w + frames) / 2 pairs in a block instead of n * n (Latte, Ma
             et al. 2024, arXiv:2401.03048, variant 1).
