@@ -147,6 +147,14 @@ class TrainingModel(UntunedData, keras.Model):
         self._check_first(x)
         return super().fit(x, *args, **kwargs)
 
+    def make_train_function(self, *args, **kwargs):
+        """Keras' own, but after the optimizer's variables: TensorFlow traces a step twice whose first trace makes any."""
+        variables = self.trainable_variables
+        if keras.backend.backend() == "tensorflow" and variables and not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(variables)
+        return super().make_train_function(*args, **kwargs)
+
     def evaluate(self, x=None, *args, **kwargs):
         """Keras' own, but times, noise and tasks are drawn as in every other call, so that epochs can be compared."""
         self._check_first(x)

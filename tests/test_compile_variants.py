@@ -57,6 +57,18 @@ def test_compile_variants_give_the_same_numbers(variant, name, plain):
         np.testing.assert_allclose(value, wanted, atol=1e-5)
 
 
+@pytest.mark.skipif(BACKEND == "torch", reason="PyTorch traces nothing")
+def test_a_step_is_traced_once(monkeypatch):
+    traces = []
+    model, batch = make_vae(ema_decays=(0.3,)), MODELS["vae"][1]
+    losses = model.named_losses
+    monkeypatch.setattr(model, "named_losses", lambda *args: traces.append(1) or losses(*args))
+    model.compile(keras.optimizers.Adam())
+    data = {key: np.concatenate([value, value]) for key, value in batch.items()}
+    model.fit(data, batch_size=ROWS, epochs=2, verbose=0)
+    assert len(traces) == 1
+
+
 @each_name
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_gives_nearly_the_same_numbers(policy, name, plain):
