@@ -20,7 +20,7 @@ from keras_mmai.tokenizers import LabelTokenizer, PassThrough
 noisy = dict(type=float, default=1.5, help="deviation of the noise at the test; tones have .2 to .45")
 recipe = Recipe(__doc__, "fusion_run", steps=3000, noise=noisy)
 loudest = recipe.arguments.noise
-copies, layers = (1, 2) if recipe.smoke else (4, 4)
+copies, layers = (1, 1) if recipe.smoke else (4, 4)
 rate = 8000
 mels = keras.layers.MelSpectrogram(512, 128, sampling_rate=rate, num_mel_bins=64, mag_exp=1.0, power_to_db=False)
 

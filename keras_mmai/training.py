@@ -148,7 +148,7 @@ class TrainingModel(UntunedData, keras.Model):
         return super().fit(x, *args, **kwargs)
 
     def make_train_function(self, *args, **kwargs):
-        """Keras' own, but after the optimizer's variables: TensorFlow traces a step twice whose first trace makes any."""
+        """Keras' own, but the optimizer's variables come first: TensorFlow traces a step that makes any once more."""
         variables = self.trainable_variables
         if keras.backend.backend() == "tensorflow" and variables and not self.optimizer.built:
             with self.distribute_strategy.scope():

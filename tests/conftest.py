@@ -1,5 +1,6 @@
 """Shared by all tests: import order, reproducibility, and where the reference numbers are."""
 
+import importlib.metadata
 import importlib.util
 import os
 from pathlib import Path
@@ -11,6 +12,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 if "PYTEST_XDIST_WORKER" in os.environ:  # there is a worker for each core: more threads only wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+
+# Tests compile far more than they compute, and XLA's older emitters do it in half the time. These are for the releases
+# alone that have them: XLA ends the program at a flag that it does not know.
+if os.environ.get("KERAS_BACKEND") == "jax" and importlib.metadata.version("jaxlib").startswith("0.10."):
+    flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    os.environ.setdefault("XLA_FLAGS", flags)
 
 if importlib.util.find_spec("torch"):  # some wheels crash when tensorflow comes first
     import torch  # noqa: F401

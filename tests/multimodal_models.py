@@ -8,7 +8,7 @@ from keras_mmai import Modality, MultimodalDiffusionTransformer, MultimodalDiT
 from keras_mmai.tokenizers import PassThrough
 
 numpy = ops.convert_to_numpy
-SMALL = dict(hidden_dim=16, num_layers=2, num_heads=2)
+SMALL = dict(hidden_dim=16, num_layers=1, num_heads=2)
 TASKS = {
     "all": ((), ("picture", "word", "sound")),
     "picture_to_word": (("picture",), ("word",)),

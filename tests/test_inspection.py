@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 from keras import ops
-from multimodal_models import SMALL, TASKS, awake, batch_of, losses_of, make, modalities, tensors
+from multimodal_models import TASKS, awake, batch_of, losses_of, make, modalities, tensors
 
 from keras_mmai import Modality, MultimodalDiffusionTransformer, MultimodalDiT, inspection
 from keras_mmai.diffusion import normal, uniform
@@ -40,7 +40,7 @@ def test_weights_are_those_by_which_attention_sums_values():
 
 @pytest.mark.parametrize("streams", ["shared", "separate"])
 def test_a_networks_attention_leaves_out_what_is_absent(streams):
-    network = awake(MultimodalDiT(modalities(), streams=streams, **SMALL))
+    network = awake(MultimodalDiT(modalities(), streams=streams, hidden_dim=16, num_layers=2, num_heads=2))
     tokens = {name: x for name, x in batch_of(2).items() if name != "sound"}
     t = {name: np.full(2, 0.5, "float32") for name in tokens}
     present = {"picture": np.array([[True, False, True, True]] * 2)}

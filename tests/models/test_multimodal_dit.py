@@ -4,12 +4,13 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from multimodal_models import SMALL, assert_close, awake, batch_of, modalities, tensors
+from multimodal_models import assert_close, awake, batch_of, modalities, tensors
 
 from keras_mmai import DiT, MultimodalDiT
 from keras_mmai.models import TokenSpace
 
 numpy = ops.convert_to_numpy
+SMALL = dict(hidden_dim=16, num_layers=2, num_heads=2)
 
 
 @pytest.fixture(params=["shared", "separate"])
