@@ -34,6 +34,8 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
+    # what takes longest comes first, so that no worker is alone with it in the end
+    items.sort(key=lambda item: item.path.stem not in ("test_recipes", "test_examples", "test_benchmarks"))
     if config.getoption("--slow"):
         return
     for item in items:
