@@ -2,11 +2,11 @@
 
     python benchmarks/ablations.py out/generator.keras --seeds 0 1 2 --output ablations_out
 
-On the data and the tokenizers of examples/any_to_any.py (its generator.keras): at least 1,500 steps of 32 examples, in
-whole epochs, by Muon; then the share of its test digits that judges of real signals name as what was given, for each of
-the nine tasks that want one modality, and the share of triples made of nothing in which all three agree, made at once
-or the word first. It is no short run of that example: tasks are equally frequent, nothing guides, and letters have the
-plain sampler. Changed are
+On the data, the tokenizers and the network of examples/any_to_any.py (its generator.keras): at least as many steps of
+32 examples, in whole epochs, by Muon; then the share of its test digits that judges of real signals name as what was
+given, for each of the nine tasks that want one modality, the share of triples made of nothing in which all three agree,
+made at once or the word first, and the Frechet distance of the images and sounds in these to real ones. It is not that
+example: tasks are equally frequent, nothing guides, and letters have the plain sampler. Changed are
 
 * which tokens are diffused how: image latents by flow and sound codes and letters by masks (the default), all masked
   (the image's codes), or all by flow (the sound's latents, letters as one-hot vectors);
@@ -16,9 +16,8 @@ plain sampler. Changed are
 * roles: what is neither given nor wanted is absent (the default), or is generated with the rest and dropped (there is
   no word first);
 * one embedding of noise levels for all modalities, or one for each; positions;
-* streams: shared, which the first row and those above are of, at width 128; or separate (the default), which at this
-  width have 2.7 times as many weights and take 1.4 times as long, so that two thirds of the steps are as long, or, at
-  width 80, have as many weights.
+* streams: separate (the default), or shared, which at the same width have a third of the weights and at width 128 about
+  as many.
 
 Shares are not divided by the ceiling, what tokenizers alone leave to name, which is printed. Printed are means over
 seeds with their standard errors, and of the difference to the first row of the same seed. What has been measured with
@@ -83,18 +82,16 @@ class Together:
 LAYOUT, DRAWS = ("hidden_dim", "streams", "positions"), ("independent_times", "task_weights")  # of network, of model
 HALF = {JOINT: 18.0}  # as much as all the other tasks
 ROWS = {
-    "shared streams": {},
+    "default": {},
     "all discrete": {"tokens": "codes"},
     "all continuous": {"tokens": "latents"},
     "one noise level": {"independent_times": 0.0},
     "one noise level in three of four": {"independent_times": 0.25},
     "half make everything": {"task_weights": HALF},
-    "half make everything, embeddings apart": {"task_weights": HALF, "times_apart": True},
     "no roles": {"roles": False},
     "embeddings of noise levels apart": {"times_apart": True},
-    "separate streams": {"streams": "separate"},
-    "separate streams, two thirds of the steps": {"streams": "separate", "steps": 2 / 3},
-    "separate streams, as many weights": {"streams": "separate", "hidden_dim": 80},
+    "shared streams": {"streams": "shared"},
+    "shared streams, as many weights": {"streams": "shared", "hidden_dim": 128},
     "rotary positions alone": {"positions": "rotary"},
     "added positions alone": {"positions": "sincos"},
 }
@@ -129,14 +126,14 @@ def run(row, seed, args):
     modalities = [Modality(name, tokenizers.get(name, word), kinds[name]) for name in NAMES]
     keras.utils.set_random_seed(seed)
     layout, draws = ({key: row[key] for key in keys if key in row} for keys in (LAYOUT, DRAWS))
-    layout = {"hidden_dim": 128, "streams": "shared", **layout}
+    layout = {"hidden_dim": 80, **layout}
     kind = TimesApart if row.get("times_apart") else MultimodalDiT
     network = kind(modalities, **layout, num_layers=4, num_heads=4)
     model = MultimodalDiffusionTransformer(modalities, network, **draws, ema_decays=(0.995,))
     if not roles:
         train = {**train, "task": np.full(len(train["word"]), list(model.tasks).index(JOINT), "int32")}
     data = ArrayDataset(model.precompute(train, verbose=0), batch_size=32, seed=seed)
-    steps = -(-round(args.steps * row.get("steps", 1)) // len(data)) * len(data)
+    steps = -(-args.steps // len(data)) * len(data)
     rate = keras.optimizers.schedules.CosineDecay(0.0, steps * 19 // 20, warmup_target=5e-3, warmup_steps=steps // 20)
     muon = keras.optimizers.Muon(rate, exclude_layers=["embed", "modulation", "output"])
     model.compile(muon, jit_compile=keras.backend.backend() != "torch")
@@ -147,15 +144,19 @@ def run(row, seed, args):
     asked = {name: task for name, task in model.tasks.items() if task[0] and len(task[1]) == 1}
     asked[JOINT] = model.tasks[JOINT]
     judged = (test, labels, judges)
-    found = metrics.coherence(generator if roles else Together(generator), *judged, asked)
+    reference = {name: train[name][: 2 * len(labels)] for name in tokenizers}
+    found = metrics.coherence(generator if roles else Together(generator), *judged, asked, reference=reference)
     shares = {task: next(iter(share.values())) for task, share in found["conditional"].items()}
     joint = {"at once": found["joint"][JOINT]}
     if roles:
         in_order = model.generator(num_steps=16, order=["word"])
         joint["word first"] = metrics.coherence(in_order, *judged, {JOINT: asked[JOINT]})["joint"][JOINT]
+    distances = {f"of {name}s": found["frechet_distance"][JOINT][name] for name in reference}
+    distances |= {f"of real {name}s": found["frechet_distance"]["real"][name] for name in reference}
     return {
         "conditional": float(np.mean(list(shares.values()))),
         "joint": joint,
+        "frechet_distance": distances,
         "tokenizer_ceiling": found["tokenizer_ceiling"],
         "tasks": shares,
         "parameters": network.count_params(),
@@ -168,7 +169,7 @@ def main():
     parser.add_argument("generator", type=pathlib.Path, help="generator.keras of examples/any_to_any.py")
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=1500, help="at least: whole epochs")
+    parser.add_argument("--steps", type=int, default=5040, help="at least: whole epochs")
     parser.add_argument("--digits", type=int, help="that are learned; without: all")
     parser.add_argument("--samples", type=int, default=300, help="test digits")
     parser.add_argument("--output", type=pathlib.Path, default="ablations_out")
@@ -203,6 +204,8 @@ def told(row, first):
         "conditional": lambda one: one["conditional"],
         "joint, at once": lambda one: one["joint"]["at once"],
         "joint, word first": lambda one: one["joint"].get("word first", np.nan),
+        "distance, images": lambda one: one["frechet_distance"]["of images"],
+        "distance, sounds": lambda one: one["frechet_distance"]["of sounds"],
     }
     lines = []
     for share, of in shares.items():

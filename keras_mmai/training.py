@@ -10,6 +10,8 @@ Losses are computed in `compute_loss`, so that a wrapper that replaces the step 
 keeps working. Besides this file only `distribution.py`, `serving.py` and `data/prepared.py` name a backend.
 """
 
+import warnings
+
 import keras
 import numpy as np
 from keras import ops
@@ -143,9 +145,12 @@ class TrainingModel(UntunedData, keras.Model):
     def check_values(self, x):
         """Raises ValueError if the numpy arrays `x` of a batch hold what the model can't take. For subclasses."""
 
-    def fit(self, x=None, *args, **kwargs):
+    def fit(self, x=None, y=None, *args, **kwargs):
         self._check_first(x)
-        return super().fit(x, *args, **kwargs)
+        validation = kwargs.get("validation_data")
+        if isinstance(validation, tuple) and len(validation) == 3:
+            kwargs["validation_data"] = (validation[0], self._target(*validation[1:]), validation[2])
+        return super().fit(x, self._target(y, kwargs.get("sample_weight")), *args, **kwargs)
 
     def make_train_function(self, *args, **kwargs):
         """Keras' own, but the optimizer's variables come first: TensorFlow traces a step that makes any once more."""
@@ -155,18 +160,28 @@ class TrainingModel(UntunedData, keras.Model):
                 self.optimizer.build(variables)
         return super().make_train_function(*args, **kwargs)
 
-    def evaluate(self, x=None, *args, **kwargs):
+    def evaluate(self, x=None, y=None, *args, **kwargs):
         """Keras' own, but times, noise and tasks are drawn as in every other call, so that epochs can be compared."""
         self._check_first(x)
+        y = self._target(y, kwargs.get("sample_weight"))
         generator = getattr(self, "seed_generator", None)
         if generator is None:
-            return super().evaluate(x, *args, **kwargs)
+            return super().evaluate(x, y, *args, **kwargs)
         before = ops.copy(generator.state.value)
         generator.state.assign(ops.convert_to_tensor([0, 2**30], dtype=before.dtype))  # which no training reaches
         try:
-            return super().evaluate(x, *args, **kwargs)
+            return super().evaluate(x, y, *args, **kwargs)
         finally:
             generator.state.assign(before)
+
+    def _target(self, y, sample_weight):
+        """`y`, or any where there is none but weights, which Keras would drop then."""
+        if y is not None and sample_weight is None and self._compile_metrics is None:
+            warnings.warn(
+                f"{type(self).__name__} learns from `x` alone, and no metric of `compile` takes `y`: it is not used.",
+                stacklevel=3,
+            )
+        return sample_weight if y is None else y
 
     def _check_first(self, x):
         """Looks at values, which a compiled step can't: at all of arrays, and at the first batch of a PyDataset."""
@@ -334,23 +349,6 @@ def freeze(model):
     # loads with the flag down and its layers still trainable.
     model.trainable = True
     model.trainable = False
-
-
-def check_signal_values(x, name):
-    """Raises ValueError if the numpy signals `x` (b, ...) are integers, hold NaN, or reach out of [-1, 1]."""
-    if x.dtype == object:
-        raise ValueError(f"{name} have one shape: pad or crop them. Received: an array of objects.")
-    if x.dtype.kind != "f":
-        raise ValueError(f"{name} are float in [-1, 1]. Received: {x.dtype}. For 8-bit images: x / 127.5 - 1.")
-    low, high = float(np.min(x, initial=0.0)), float(np.max(x, initial=0.0))
-    if np.isnan(low):
-        examples = np.isnan(x).reshape(len(x), -1).any(axis=1)
-        raise ValueError(
-            f"{name} must be finite. Received: NaN in {examples.sum()} of {len(x)} examples, the first at index "
-            f"{examples.argmax()}. Leave them out."
-        )
-    if low < -1.001 or high > 1.001:
-        raise ValueError(f"{name} must lie in [-1, 1]. Received: values from {low:g} to {high:g}.")
 
 
 def batch_size(x):

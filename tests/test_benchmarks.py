@@ -111,7 +111,7 @@ def test_joint_vaes_of_spoken_digits(tmp_path, shared, monkeypatch):
 def test_ablations(tmp_path):
     pytest.importorskip("mlxtend")
     untrained_generator(tmp_path / "generator.keras")
-    rows = ["no roles", "shared streams", "separate streams, as many weights"]
+    rows = ["no roles", "default", "shared streams, as many weights"]
     rows += ["embeddings of noise levels apart", "all continuous"]
     if keras.backend.backend() != "torch":  # where each of their tasks is compiled
         rows = rows[:1]
@@ -122,12 +122,13 @@ def test_ablations(tmp_path):
     for name, row in report.items():
         assert list(row) == ["3"] and len(row["3"]["tasks"]) == 9
         assert row["3"]["conditional"] == pytest.approx(np.mean(list(row["3"]["tasks"].values())))
+        assert {"of images", "of sounds"} < set(row["3"]["frechet_distance"])
         assert f"{name}\n    conditional        {row['3']['conditional']:+.3f} (one seed)" in printed
     for name in rows[1:]:
         assert set(report[name]["3"]["joint"]) == {"at once", "word first"}
     if len(rows) > 1:
         assert len({row["3"]["parameters"] for row in report.values()}) == len(rows) - 1  # without roles as with them
-        assert printed.count("less the first row's") == 3 * (len(rows) - 1)
+        assert printed.count("less the first row's") == 5 * (len(rows) - 1)
     # what has been measured is not measured again, nor mixed with what was measured otherwise
     again, _ = run("ablations.py", tmp_path / "generator.keras", "--steps", 2, *options)
     assert again == printed[printed.index("no roles\n") :]

@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 from multimodal_models import TASKS, awake, batch_of, losses_of, make, modalities, tensors
 
-from keras_mmai import Modality, MultimodalDiffusionTransformer, MultimodalDiT, inspection
+from keras_mmai import Modality, MultimodalDiffusionTransformer, MultimodalDiT, inspection, metrics, visualization
 from keras_mmai.diffusion import normal, uniform
 from keras_mmai.inspection.importance import shapley_values
 from keras_mmai.layers.attention import SelfAttention, attend, attention_weights
@@ -91,6 +91,7 @@ def test_a_trained_model_shows_what_decides(tmp_path):
     assert found["map"].shape == (128, 4) and (found["map"].argmax(1) == 2).mean() > 0.6  # 1/4 by chance
     assert found["explains"] and found["loss"]["attended"] > found["loss"]["random"] > found["loss"]["whole"]
     assert (tmp_path / "map.png").stat().st_size > 1000
+    assert "Where y looks in x: what matters" in found["figure"].get_suptitle()
     nothing = inspection.attention_map(generator, {"z": data["z"], "y": data["y"]}, "z", "y", share=0.5)
     assert not nothing["explains"] and abs(nothing["loss"]["attended"] - nothing["loss"]["random"]) < 0.1
 
@@ -105,6 +106,7 @@ def test_a_trained_model_shows_what_decides(tmp_path):
 def test_a_map_of_one_example_explains_nothing(generator):
     found = inspection.attention_map(generator, {name: x[:1] for name, x in batch_of(2).items()}, "sound", "word")
     assert found["map"].shape == (1, 4) and not found["explains"] and found["standard_error"] == 0
+    assert "Where word looks in sound: NOT what matters" in found["figure"].get_suptitle()
     np.testing.assert_allclose(found["map"].sum(), 1.0, rtol=1e-5)
 
 
@@ -136,6 +138,11 @@ def test_losses_by_level_are_those_of_training(generator, tmp_path):
     np.testing.assert_allclose(found["levels"], [0.125, 0.375, 0.625, 0.875])
     assert set(found["losses"]) == {"picture", "sound"} and found["losses"]["sound"].shape == (4,)
     assert (tmp_path / "levels.png").stat().st_size > 1000
+    for i, level in enumerate(found["levels"]):
+        at = generator.losses({name: data[name] for name in found["losses"]}, level, {"word": data["word"]}, seed=0)
+        for name, losses in at.items():
+            np.testing.assert_allclose(found["losses"][name][i], losses.mean(), rtol=1e-5)
+            np.testing.assert_allclose(found["standard_errors"][name][i], losses.std() / 6**0.5, rtol=1e-5)
     model = make()  # whose network the generator has
     batch = {**data, "task": np.full(6, list(TASKS).index("word_to_rest"), "int32")}
     shapes = {"picture": (4, 4, 2), "word": (3,), "sound": (4, 2)}
@@ -211,6 +218,12 @@ def test_known_tokens_stay_on_the_way(generator):
         (lambda g, d: inspection.denoising_trajectory(g, num_columns=0), "`num_columns`"),
         (lambda g, d: inspection.denoising_trajectory(g, path="a.jpg"), "must end in .png"),
         (lambda g, d: g.losses(d, 1.5), "noise level in"),
+        (lambda g, d: inspection.attention_map(g.network, d, "picture", "word"), "`model` is a `MultimodalGenerator`"),
+        (lambda g, d: inspection.modality_importance(g.network, d, "word"), "`model` is a `MultimodalGenerator`"),
+        (lambda g, d: inspection.noise_level_losses(g.network, d), "`model` is a `MultimodalGenerator`"),
+        (lambda g, d: inspection.denoising_trajectory(g.network, d), "`model` is a `MultimodalGenerator`"),
+        (lambda g, d: metrics.coherence(g.network, d, [0, 1], {}), "`generator` is a `MultimodalGenerator`"),
+        (lambda g, d: visualization.filling_table(g.network, d), "`generator` is a `MultimodalGenerator`"),
     ],
 )
 def test_refusals(generator, call, message):

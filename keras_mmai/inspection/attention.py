@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from keras_mmai.models.door import check_generator
 from keras_mmai.visualization.figures import DPI, INK, check_path, save
 from keras_mmai.visualization.tables import draw_signal
 
@@ -49,6 +50,7 @@ def attention_map(
         ValueError: on names that are not in `sample`, a source of one token, or levels and a share out of range.
     """
     check_path(path)
+    check_generator(model, "model")
     if source == target:
         raise ValueError(f"`source` and `target` are two modalities. Received: {source!r} twice")
     if not 0 < share < 1 or num_random < 1 or len(levels) < 1 or not all(0 < t <= 1 for t in levels):

@@ -6,6 +6,7 @@ import math
 import numpy as np
 from matplotlib.figure import Figure
 
+from keras_mmai.models.door import check_generator
 from keras_mmai.visualization.figures import DPI, INK, PALETTE, check_path, quiet_axes, save
 
 MOST = 8
@@ -51,6 +52,7 @@ def modality_importance(model, signals, target, num_draws=32, seed=0, batch_size
         ValueError: on a target that is not among the signals or is of latents, or on none or more than eight others.
     """
     check_path(path)
+    check_generator(model, "model")
     signals = dict(signals)
     if target not in signals:
         raise ValueError(f"`target` is one of `signals`. Received: {target!r} and {sorted(signals)}")

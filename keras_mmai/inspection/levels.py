@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from keras_mmai.models.door import check_generator
 from keras_mmai.visualization.figures import DPI, INK, PALETTE, check_path, quiet_axes, save
 
 
@@ -26,6 +27,7 @@ def noise_level_losses(model, signals, given=(), num_levels=10, seed=0, batch_si
         by name; "figure".
     """
     check_path(path)
+    check_generator(model, "model")
     if num_levels < 1:
         raise ValueError(f"`num_levels` must be at least 1. Received: {num_levels}")
     unknown = sorted(set(given) - set(signals))

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from keras_mmai.models.door import check_generator
 from keras_mmai.visualization import signal_table
 from keras_mmai.visualization.figures import check_path
 
@@ -23,6 +24,7 @@ def denoising_trajectory(model, given=None, want=None, num_columns=8, path=None,
         (n, ...); "figure".
     """
     check_path(path)
+    check_generator(model, "model")
     if num_columns < 1:
         raise ValueError(f"`num_columns` must be at least 1. Received: {num_columns}")
     signals = model.trajectory(given, want, **options)

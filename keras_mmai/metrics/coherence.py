@@ -4,6 +4,7 @@ import numpy as np
 
 from keras_mmai.metrics.diversity import class_entropy
 from keras_mmai.metrics.frechet import frechet_distance
+from keras_mmai.models.door import check_generator
 
 
 def coherence(generator, signals, labels, judges, tasks=None, num_joint=None, reference=None, seed=0, **options):
@@ -38,6 +39,7 @@ def coherence(generator, signals, labels, judges, tasks=None, num_joint=None, re
         ValueError: on names that are no task or no modality, judges of what `signals` lack, labels of another shape or
             kind, from outside or from a judge, or a reference without features.
     """
+    check_generator(generator, "generator")
     labels, guidance, reference = np.asarray(labels), options.get("guidance"), dict(reference or {})
     modalities = {m.name: m for m in generator.modalities}
     tasks = _tasks(generator.tasks, tasks)

@@ -6,7 +6,8 @@ from keras import ops
 from keras_mmai.diffusion import GaussianDiffusion, stratified
 from keras_mmai.models.generator import Generator, averaged_copy, check_labels
 from keras_mmai.serialization import register
-from keras_mmai.training import TrainingModel, check_signal_values, freeze
+from keras_mmai.tokenizers.tokenizer import check_signal_values
+from keras_mmai.training import TrainingModel, freeze
 
 
 @register
@@ -22,7 +23,7 @@ class DiffusionTransformer(TrainingModel):
       equal strata of the process's distribution.
 
     An array alone is "x". Of arrays the ranges are checked by `fit` and `evaluate`, of a PyDataset those of the first
-    batch. Keras drops a `sample_weight` that comes without a `y`: give any y with it.
+    batch. A `sample_weight` (b,) needs no `y`.
 
     The named loss is "diffusion", the mean squared error of the process's target. `evaluate` and validation use the
     first moving average of the weights, on noise that is new in every batch: give "t" and "noise" for a validation loss

@@ -9,6 +9,15 @@ from keras_mmai.tokenizers import PassThrough, TextTokenizer
 DICTS = ("present", "known", "t", "noise")  # of a batch, by modality
 
 
+def check_generator(generator, argument):
+    """That it generates, as a `MultimodalGenerator` and not the model that is trained."""
+    if not hasattr(generator, "generate"):
+        raise ValueError(
+            f"`{argument}` is a `MultimodalGenerator`, which `generator()` of a trained model gives. Received: "
+            f"{generator!r:.100}"
+        )
+
+
 class BatchDoor:
     """What a `MultimodalDiffusionTransformer` is fitted on. Each check raises a ValueError that names the key."""
 
@@ -24,7 +33,8 @@ class BatchDoor:
         for keys, where in ((set(x) - {*DICTS, "task"}, ""), *((set(x.get(k, {})), f" in {k!r}") for k in DICTS)):
             unknown = sorted(keys - set(self.modalities))
             if unknown:
-                raise ValueError(f"The modalities are {sorted(self.modalities)}. Received: {unknown}{where}")
+                keys = ", ".join(map(repr, (*sorted(self.modalities), *([] if where else (*DICTS, "task")))))
+                raise ValueError(f"What is fitted has keys of {keys}. Received: {unknown}{where}")
 
     def check(self, x):
         """The keys of a batch on the host, and all but its signals."""
@@ -144,19 +154,20 @@ class Door:
         """The modalities that some task of the training has in a role, given (place 0) or wanted (1)."""
         return {name for task in self.tasks.values() for name in task[place]} - set(self.unseen)
 
-    def check_learned(self, names, place, role):
-        learned = self.learned(place)
+    def check_learned(self, names, argument, role):
+        """That modalities of an argument are learned in their role, "given" or "wanted"."""
+        learned = self.learned(("given", "wanted").index(role))
         for name in names:
             if name in self.unseen:
-                raise ValueError(f"No training example had {name!r}: it can't be {role}.")
+                raise ValueError(f"`{argument}`: no training example had {name!r}, so it can't be {role}.")
             if name not in learned:
-                raise ValueError(f"No task has {name!r} {role}. The tasks: {self.tasks}")
+                raise ValueError(f"`{argument}`: no task has {name!r} {role}. The tasks: {self.tasks}")
 
     def check_order(self, given, want):
         """What `order` puts before the wanted modalities is learned; it is returned."""
         before = self.made_before(given, want)
-        self.check_learned([name for name in before if name not in want], 1, "generated, as `order` asks for")
-        self.check_learned(before, 0, "given, as `order` asks for")
+        self.check_learned([name for name in before if name not in want], "order", "wanted")
+        self.check_learned(before, "order", "given")
         return before
 
     def given(self, given, present, batch_size):
@@ -164,7 +175,7 @@ class Door:
         self.check_dict(given, "given")
         if not given:
             raise ValueError("`given` is a dict of at least one modality. Received: {}")
-        self.check_learned(given, 0, "given")
+        self.check_learned(given, "given", "given")
         return self.inputs(given, present, batch_size=batch_size)[0]
 
     def filling(self, given, want, known, steps, present=None, num_samples=None, guidance=None, seed=0, batch_size=100):
@@ -192,9 +203,9 @@ class Door:
             )
         if steps is not None:
             self.check_count(steps, "steps")
-        self.check_learned(want, 1, "wanted")
+        self.check_learned(want, "want", "wanted")
         conditions = [name for name in given if name not in want]
-        self.check_learned(conditions, 0, "given")
+        self.check_learned(conditions, "given", "given")
         before = self.check_order(given, want)
         if guidance is not None:
             guides = {*conditions, *before}

@@ -201,7 +201,11 @@ class Modality(Configurable):
         and what is present of their tokens, bool like these."""
         flags = np.broadcast_to(flags, (len(flags), self.space.num_tokens))
         rows = np.flatnonzero(flags.any(axis=1))
-        here = x[rows] if isinstance(x, np.ndarray) else [x[row] for row in rows]
+        if isinstance(x, np.ndarray):
+            here = x[rows]
+        else:
+            here = list(x)  # since a Series of pandas is asked by its labels
+            here = [here[row] for row in rows]
         there = ops.convert_to_numpy(self.space.spread(flags[rows]))
         if self._are_tokens(here):
             here = np.where(there, here, 0).astype(here.dtype).view(type(here))
@@ -337,6 +341,9 @@ def checked_modalities(modalities, network=None):
     names = [m.name for m in modalities]
     if len(set(names)) < len(names):
         raise ValueError(f"`modalities` need different names. Received: {names}")
-    if network is not None and network.spaces != {m.name: m.space for m in modalities}:
-        raise ValueError(f"`network` is of other modalities: build it as MultimodalDiT({names}, ...).")
+    if network is not None and getattr(network, "spaces", None) != {m.name: m.space for m in modalities}:
+        raise ValueError(
+            f"`network` is a `MultimodalDiT` of other modalities, or none: build it of those named {names}. Received: "
+            f"{network!r:.100}"
+        )
     return modalities

@@ -61,7 +61,7 @@ class MultimodalGenerator(Questions, Servable, keras.Model):
         self.network = network
         self.modalities = checked_modalities(modalities, network)
         self.tasks = checked_tasks(tasks, self.modalities)
-        self.samplers = dict(samplers or {})
+        self.samplers = samplers or {}
         self.num_steps = num_steps
         self.guidance = guidance
         self.order = list(order or ())
@@ -71,10 +71,10 @@ class MultimodalGenerator(Questions, Servable, keras.Model):
         self._door.check_count(num_steps, "num_steps")
         self._program = functools.cache(self._make_program)
         self.tokenizers = [m.tokenizer for m in self.modalities]  # so that their weights are saved
-        self._door.check_names(self.samplers, "samplers")
+        self._door.check_dict(self.samplers, "samplers")
         self._door.check_names(unseen, "unseen")
         named = [name for group in self.order for name in ([group] if isinstance(group, str) else group)]
-        self._door.check_names(named, "order")
+        self._door.check_names(order if isinstance(order, str) else named, "order")
         if len(set(named)) < len(named):
             raise ValueError(f"`order` names each modality once. Received: {order}")
         for given, want in self.tasks.values():

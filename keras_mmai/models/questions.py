@@ -19,7 +19,7 @@ class Questions:
         space = self.network.spaces[target]
         if space.vocabulary is None or space.num_tokens * space.num_codes > 1 or space.adaln:
             raise ValueError(f"`target` must be a modality of one id, such as a label. Received: {target!r}")
-        self._door.check_learned([target], 1, "wanted")
+        self._door.check_learned([target], "target", "wanted")
         inputs = self._door.given(given, present, batch_size)
         if target in given:
             raise ValueError(f"`target` is not given. Received: {target!r} in `given`")
@@ -62,8 +62,8 @@ class Questions:
             raise ValueError(f"{name!r} is not generated as ids: its likelihood has no such bound.")
         self._door.check_count(num_draws, "num_draws", 2)
         self._door.check_seed(seed)
-        self._door.check_learned(signals, 1, "wanted")
-        self._door.check_learned(given, 0, "given")
+        self._door.check_learned(signals, "signals", "wanted")
+        self._door.check_learned(given, "given", "given")
         inputs, _ = self._door.inputs({**given, **signals}, present, seed=seed, batch_size=batch_size)
         return self._program(Score, name, num_draws).predict(inputs, batch_size=batch_size, verbose=verbose)
 
@@ -84,8 +84,8 @@ class Questions:
                 "`signals` are one or more modalities that are generated and not given. Received: "
                 f"signals={sorted(signals)}, given={sorted(given)}"
             )
-        self._door.check_learned(signals, 1, "wanted")
-        self._door.check_learned(given, 0, "given")
+        self._door.check_learned(signals, "signals", "wanted")
+        self._door.check_learned(given, "given", "given")
         targets = tuple(m.name for m in self.modalities if m.name in signals)
         inputs = self._at_level({**given, **signals}, t, present, seed, batch_size)
         return self._program(Losses, targets).predict(inputs, batch_size=batch_size, verbose=verbose)
@@ -114,8 +114,8 @@ class Questions:
                 raise ValueError(f"`{argument}` is one of `signals` that has tokens. Received: {name!r}")
         if self.network.attention != "full":
             raise ValueError("In factorized attention no token attends to all others: there is nothing to show.")
-        self._door.check_learned([target], 1, "wanted")
-        self._door.check_learned(set(signals) - {target}, 0, "given")
+        self._door.check_learned([target], "target", "wanted")
+        self._door.check_learned(set(signals) - {target}, "signals", "given")
         inputs = self._at_level(signals, t, present, seed, batch_size)
         maps = self._program(Attention, source, target).predict(inputs, batch_size=batch_size, verbose=verbose)
         return maps.reshape(-1, *self.network.spaces[source].grid)

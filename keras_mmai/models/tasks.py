@@ -46,7 +46,7 @@ def checked_tasks(tasks, modalities):
     names = {m.name: m for m in modalities}
     checked = {}
     for task, pair in tasks.items():
-        if len(pair) != 2 or any(isinstance(part, str) for part in pair):
+        if len(pair) != 2 or not all(isinstance(part, tuple | list) for part in pair):
             raise ValueError(f"A task is two tuples of names, as ((), ('image',)). Received: {pair} in {task!r}")
         given, want = pair
         unknown = sorted({*given, *want} - set(names))

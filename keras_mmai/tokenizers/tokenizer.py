@@ -8,7 +8,7 @@ from keras_mmai.distribution import STATE, sum_across_replicas
 from keras_mmai.noise import row_seeds
 from keras_mmai.serialization import register
 from keras_mmai.serving import Servable, codec_signatures, ensure_ids
-from keras_mmai.training import TrainingModel, batch_size, check_signal_values
+from keras_mmai.training import TrainingModel, batch_size
 
 MOMENTUM = 0.99
 
@@ -243,3 +243,20 @@ def by_rows(losses, outputs):
     """Scalar losses repeated for each row of `outputs`, since `predict` joins what a call returns by rows."""
     ones = ops.ones_like(outputs[(slice(None), *[0] * (len(outputs.shape) - 1))])
     return {name: loss * ones for name, loss in losses.items()}
+
+
+def check_signal_values(x, name):
+    """Raises ValueError if the numpy signals `x` (b, ...) are integers, hold NaN, or reach out of [-1, 1]."""
+    if x.dtype == object:
+        raise ValueError(f"{name} have one shape: pad or crop them. Received: an array of objects.")
+    if x.dtype.kind != "f":
+        raise ValueError(f"{name} are float in [-1, 1]. Received: {x.dtype}. For 8-bit images: x / 127.5 - 1.")
+    low, high = float(np.min(x, initial=0.0)), float(np.max(x, initial=0.0))
+    if np.isnan(low):
+        examples = np.isnan(x).reshape(len(x), -1).any(axis=1)
+        raise ValueError(
+            f"{name} must be finite. Received: NaN in {examples.sum()} of {len(x)} examples, the first at index "
+            f"{examples.argmax()}. Leave them out."
+        )
+    if low < -1.001 or high > 1.001:
+        raise ValueError(f"{name} must lie in [-1, 1]. Received: values from {low:g} to {high:g}.")

@@ -54,6 +54,21 @@ def test_a_row_depends_on_its_seed_and_what_it_is_given_alone(generator, given):
     assert np.abs(out["picture"][0] - out["picture"][1]).max() > 1e-2
 
 
+def test_a_row_of_any_question_depends_on_itself_alone():
+    generator, data, random = make().generator(num_steps=3, order=["sound"]), batch_of(5), np.random.RandomState(0)
+    known, here, seeds = random.rand(5, 4) < 0.5, np.arange(5) != 1, random.randint(0, 99, (5, 2)).astype("int32")
+
+    def answers(rows, **options):
+        given = {name: data[name][rows] for name in ("word", "sound")}
+        options |= dict(known={"sound": known[rows]}, present={"word": here[rows]}, guidance=2.0, seed=seeds[rows])
+        return generator.generate(given, ["picture", "sound"], **options)
+
+    whole = answers(np.arange(5))
+    for rows, options in ((np.array([4, 1]), {}), (np.arange(5), {"batch_size": 2})):
+        for name, x in answers(rows, **options).items():
+            np.testing.assert_allclose(x, whole[name][rows], atol=1e-5, err_msg=name)
+
+
 def test_the_order_of_what_is_given_and_wanted_does_not_matter(generator):
     data = batch_of(3)
     one = generator.generate({"word": data["word"]}, want=["picture", "sound"])
@@ -93,6 +108,22 @@ def test_guidance(generator, given):
         np.testing.assert_allclose(found, expected, atol=2e-4)
     both = generator.generate(two, want=["picture"], steps=1, guidance=2.0)["picture"]
     np.testing.assert_allclose(both, plain + sum(plain - x for x in without.values()), atol=2e-4)
+
+
+def test_guidance_is_one_pass_of_the_network(monkeypatch):
+    generator, data, asked = make().generator(num_steps=3), batch_of(3), []
+    call = MultimodalDiT.call
+
+    def spy(self, tokens, *args, **kwargs):
+        asked.append(len(tokens["picture"]))
+        return call(self, tokens, *args, **kwargs)
+
+    monkeypatch.setattr(MultimodalDiT, "call", spy)
+    given = {"word": data["word"], "sound": data["sound"]}
+    want, inputs = generator._door.filling(given, ["picture"], None, steps=None, guidance=2.0)
+    step, start = Fill(generator, want, (("picture",),), 3)._way(tensors(inputs), ("picture",), {})
+    step(start, 0)
+    assert asked == [9]  # three rows, as they are and without each of two
 
 
 def test_known_tokens_stay_and_the_others_are_generated(generator):
@@ -282,9 +313,9 @@ def test_an_order_is_saved_compiled_and_exported(tmp_path):
 
 
 def test_an_order_is_of_modalities():
-    with pytest.raises(ValueError, match="given, as `order` asks for"):
+    with pytest.raises(ValueError, match="`order`: no task has 'word' given"):
         make({"all": ((), ("picture", "word"))}).generator(order=["word"])
-    with pytest.raises(ValueError, match="generated, as `order` asks for"):
+    with pytest.raises(ValueError, match="`order`: no task has 'word' wanted"):
         make({"given": (("word",), ("picture",)), "all": ((), ("picture",))}).generator(order=["word"])
     with pytest.raises(ValueError, match="`order`: the modalities are"):
         make().generator(order=["smell"])

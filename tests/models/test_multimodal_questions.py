@@ -3,13 +3,11 @@
 import numpy as np
 import pytest
 from keras import ops
-from multimodal_models import SMALL, awake, batch_of, make, modalities
+from multimodal_models import SMALL, awake, batch_of, make, modalities, tensors
 
 from keras_mmai import Modality, MultimodalDiT, MultimodalGenerator
-from keras_mmai.diffusion import (
-    LogitNormalTimes,
-    MaskedDiffusion,
-)
+from keras_mmai.diffusion import LogitNormalTimes, MaskedDiffusion, uniform
+from keras_mmai.noise import row_seeds, split
 from keras_mmai.tokenizers import LabelTokenizer, PassThrough
 
 numpy = ops.convert_to_numpy
@@ -78,6 +76,26 @@ def test_score_of_one_id_is_its_log_likelihood():
     error = np.abs(score["bound"] + np.log(p[np.arange(4), label]))
     assert (score["standard_error"] < 0.3 * score["bound"] + 0.03).all() and (score["standard_error"] > 0).all()
     assert (error < 4 * score["standard_error"]).all()
+
+
+@pytest.mark.parametrize("name, mask", [("word", 6), ("sound", 5)])
+def test_score_is_the_mean_over_noise_levels_of_what_masked_ids_cost(generator, name, mask):
+    """By hand: one level t in each stratum of (0, 1), at which ids are masked with probability t; their nats over t."""
+    data, n, draws = batch_of(3), 3, 5
+    place, seeds = list(data).index(name), row_seeds(2, n)
+    numbers, shape = numpy(uniform(seeds, (draws,))), data[name].shape[1:]
+    each = []
+    for i in range(draws):
+        t = (i + numbers[:, i]) / draws
+        masked = numpy(uniform(split(seeds, 3)[:, place], shape, stream=i + 1)) < t.reshape(-1, *[1] * len(shape))
+        tokens = {"picture": data["picture"], name: np.where(masked, mask, data[name])}
+        levels = {"picture": np.zeros(n, "float32"), name: t}
+        p = numpy(ops.softmax(generator.network(*tensors((tokens, levels)))[name]))
+        nats = -np.log(np.take_along_axis(p, data[name][..., None], axis=-1))[..., 0]
+        each.append(np.where(masked, nats, 0.0).reshape(n, -1).sum(1) / t)
+    found = generator.score({name: data[name]}, {"picture": data["picture"]}, num_draws=draws, seed=2)
+    np.testing.assert_allclose(found["bound"], np.mean(each, axis=0), rtol=1e-4)
+    np.testing.assert_allclose(found["standard_error"], np.std(each, axis=0) / 2, rtol=1e-3)  # the root of draws - 1
 
 
 def test_embed_is_the_mean_of_the_tokens(generator):

@@ -2,6 +2,7 @@
 
 import re
 
+import keras
 import numpy as np
 import pytest
 from multimodal_models import SMALL, TASKS, batch_of, make, modalities
@@ -48,6 +49,7 @@ from keras_mmai.tokenizers import CharacterTokenizer, LabelTokenizer, PassThroug
         (lambda: make(tasks={"a": (("word",), ("word",))}), "given is not wanted"),
         (lambda: make(tasks={"a": ("word", "picture")}), "two tuples"),
         (lambda: make(tasks={"a": (("word",),)}), "two tuples"),
+        (lambda: make(tasks={"a": (None, ("word",))}), "two tuples"),
         (lambda: make(tasks={}), "`tasks` is a dict of"),
         (lambda: make(independent_times=2.0), "independent_times"),
         (lambda: make(task_weights={"nothing": 1.0}), "task_weights"),
@@ -58,6 +60,7 @@ from keras_mmai.tokenizers import CharacterTokenizer, LabelTokenizer, PassThroug
             lambda: MultimodalDiffusionTransformer(modalities(), MultimodalDiT(modalities()[:2], **SMALL)),
             "other modalities",
         ),
+        (lambda: MultimodalDiffusionTransformer(modalities(), keras.layers.Dense(2)), "`network` is a `MultimodalDiT`"),
     ],
 )
 def test_what_can_not_be_built(call, words):
@@ -211,6 +214,8 @@ def test_a_text_that_has_no_ids_is_refused(text, words):
         (dict(samplers={"picture": MaskGIT()}), "latents"),
         (dict(samplers={"picture": Heun()}), "evaluation"),
         (dict(samplers={"smell": Euler()}), "smell"),
+        (dict(samplers=MaskGIT()), "`samplers` is a dict by modality"),
+        (dict(order="word"), "`order` is a list .*'word'"),
         (dict(guidance={"smell": 2.0}), "smell"),
         (dict(guidance=float("inf")), "finite number"),
         (dict(tasks=["all", "some"]), r"`tasks` are some of .*Received: \['all', 'some'\]"),
@@ -228,7 +233,7 @@ def test_what_a_generator_can_not_be(arguments, words):
 @pytest.mark.parametrize(
     "mods, unseen, words",
     [
-        (modalities()[:2], (), "`network` is of other modalities"),
+        (modalities()[:2], (), "`network` is a `MultimodalDiT` of other modalities"),
         (modalities()[:1] * 2, (), "different names"),
         (modalities(), ["smell"], "`unseen`: the modalities are"),
         (modalities(), "word", "`unseen` is a list"),
@@ -251,13 +256,15 @@ def test_a_batch_of_texts_is_refused_by_name():
 def test_what_was_not_learned_can_not_be_asked_for():
     model = make(tasks={"a": (("word",), ("picture",))})
     generator, data = model.generator(num_steps=2), batch_of(2)
-    for ask in (
-        lambda: generator.generate({"picture": data["picture"]}, ["word"]),
-        lambda: generator.generate({"word": data["word"], "sound": data["sound"]}, ["picture"]),
-        lambda: generator.score({"word": data["word"]}),
-        lambda: generator.embed({"picture": data["picture"]}),
+    both = {"word": data["word"], "sound": data["sound"]}
+    for argument, ask in (
+        ("want", lambda: generator.generate({"picture": data["picture"]}, ["word"])),
+        ("given", lambda: generator.generate(both, ["picture"])),
+        ("signals", lambda: generator.score({"word": data["word"]})),
+        ("given", lambda: generator.embed({"picture": data["picture"]})),
+        ("order", lambda: model.generator(order=["sound"])),
     ):
-        with pytest.raises(ValueError, match="No task has"):
+        with pytest.raises(ValueError, match=f"`{argument}`: no task has"):
             ask()
     model = make()
     model.compile("sgd", run_eagerly=True)
@@ -265,7 +272,7 @@ def test_what_was_not_learned_can_not_be_asked_for():
     model.fit(data, verbose=0)
     generator = model.generator(num_steps=2)
     generator.generate({"word": data["word"]}, ["picture"])
-    with pytest.raises(ValueError, match="No training example had 'sound'"):
+    with pytest.raises(ValueError, match="`want`: no training example had 'sound'"):
         generator.generate({"word": data["word"]}, ["sound"])
     # nor has a SavedModel a signature for it; tasks are what is left of them
     left = {"picture_to_word": (("picture",), ("word",)), "word_to_rest": (("word",), ("picture",))}

@@ -115,6 +115,18 @@ class Centred(LosslessTokenizer):
         return tokens + 100.0
 
 
+def test_rows_are_taken_by_their_place():
+    """Of what answers an index by labels of its own, as a Series of pandas does, too."""
+
+    class Labelled(list):
+        def __getitem__(self, label):
+            return super().__getitem__(len(self) - 1 - label)
+
+    modality, here = Modality("word", CharacterTokenizer(2, "abc")), np.array([True, False, True])
+    found = modality.encode(Labelled(["ab", "c", "ca"]), present=here)
+    np.testing.assert_array_equal(found, modality.encode(["ab", "c", "ca"], present=here))
+
+
 def test_signals_that_look_like_tokens_are_whole_where_parts_are_absent():
     modality = Modality("readings", Centred())
     x = np.float32([1, 2, 3, 10]).reshape(1, 4, 1)

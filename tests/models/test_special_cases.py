@@ -226,7 +226,7 @@ def ddim(predict, noise, steps):
 def test_unidiffuser_fills_in_by_the_time_of_what_is_given():
     """Conditional: what is given has noise level 0. Marginal: the other is absent. Joint: both have one level."""
     model, steps = unidiffuser(), 4
-    with pytest.raises(ValueError, match="No task has 'image' given"):
+    with pytest.raises(ValueError, match="`given`: no task has 'image' given"):
         model.generator().generate({"image": np.zeros((1, *IMAGE), "float32")})
     sampler = {"image": DDIM(), "text": DDIM()}
     generator = MultimodalGenerator(model.network, model.modalities, samplers=sampler, num_steps=steps)
