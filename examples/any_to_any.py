@@ -45,7 +45,7 @@ modalities = [image, sound, presets.text(WORDS, "word")]
 test, labels = {name: x[:num_test] for name, x in test.items()}, labels[:num_test]
 recipe.lap("tokenizers")
 
-network = keras_mmai.MultimodalDiT(modalities, hidden_dim=80, num_layers=layers, num_heads=4)
+network = keras_mmai.MultimodalDiT(modalities, hidden_dim=96 if full else 80, num_layers=layers, num_heads=4)
 # what an image shows is learned most slowly, and how to draw one next
 often = dict.fromkeys(["image_to_word", "image_to_sound", "image_to_sound_word"], 4.0)
 often |= dict.fromkeys(["word_to_image", "sound_to_image", "sound_word_to_image"], 2.0)
