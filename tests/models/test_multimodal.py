@@ -235,7 +235,7 @@ def test_tasks_are_drawn_by_their_weights():
     assert "word" in model.trackers and "sound" not in model.trackers
     roles = numpy(model._draws.role("sound", model._draws.task(2000)))
     assert set(roles) == {1, 2} and abs(np.mean(roles == 2) - 0.75) < 0.05  # absent, and not given
-    with pytest.raises(ValueError, match="`signals`: no task has 'picture' wanted"):  # what has weight 0 is not trained
+    with pytest.raises(ValueError, match="`want`: no task has 'picture' wanted"):  # what has weight 0 is not trained
         make(task_weights={**weights, "rest_to_word": 0.0}).generator().generate(want=["picture"])
     model.compile("sgd", run_eagerly=True)
     with pytest.raises(ValueError, match=r"tasks that are learned. Received: \['all'\], of weight 0"):
