@@ -2,11 +2,12 @@
 
     python benchmarks/ablations.py out/generator.keras --seeds 0 1 2 --output ablations_out
 
-On the data, the tokenizers and the network of examples/any_to_any.py (its generator.keras): at least as many steps of
-32 examples, in whole epochs, by Muon; then the share of its test digits that judges of real signals name as what was
-given, for each of the nine tasks that want one modality, the share of triples made of nothing in which all three agree,
-made at once or the word first, and the Frechet distance of the images and sounds in these to real ones. It is not that
-example: tasks are equally frequent, nothing guides, and letters have the plain sampler. Changed are
+On the data of examples/any_to_any.py and the tokenizers of its generator.keras, by a new network of that size: at least
+as many steps of 32 examples, in whole epochs, by Muon; then the share of its test digits that judges of real signals
+name as what was given, for each of the nine tasks that want one modality, the share of triples made of nothing in which
+all three agree, made at once or the word first, and the Frechet distance to real ones of the images and sounds in those
+made at once. It is not that example: tasks are equally frequent, gradients are not clipped, nothing guides, and letters
+have the plain sampler. Changed are
 
 * which tokens are diffused how: image latents by flow and sound codes and letters by masks (the default), all masked
   (the image's codes), or all by flow (the sound's latents, letters as one-hot vectors);
@@ -178,6 +179,7 @@ def main():
     args.output.mkdir(parents=True, exist_ok=True)
     kept = args.output / "report.json"
     settings = {name: getattr(args, name) for name in ("steps", "digits", "samples")}
+    settings["rows"] = ROWS
     settings |= {"backend": keras.backend.backend(), "generator": str(args.generator.resolve())}
     report = json.loads(kept.read_text()) if kept.exists() else {"settings": settings, "rows": {}}
     if report["settings"] != settings:
@@ -199,8 +201,8 @@ def main():
 
 
 def told(row, first):
-    """The lines of the summary: of each share its mean over seeds, and that of its difference to the first row's."""
-    shares = {
+    """The lines of the summary: of each measure its mean over seeds, and that of its difference to the first row's."""
+    measures = {
         "conditional": lambda one: one["conditional"],
         "joint, at once": lambda one: one["joint"]["at once"],
         "joint, word first": lambda one: one["joint"].get("word first", np.nan),
@@ -208,8 +210,8 @@ def told(row, first):
         "distance, sounds": lambda one: one["frechet_distance"]["of sounds"],
     }
     lines = []
-    for share, of in shares.items():
-        line = f"    {share:18} {mean_and_error([of(one) for one in row.values()])}"
+    for measure, of in measures.items():
+        line = f"    {measure:18} {mean_and_error([of(one) for one in row.values()])}"
         both = [seed for seed in row if seed in first]
         if both and row is not first:
             line += f"   less the first row's {mean_and_error([of(row[seed]) - of(first[seed]) for seed in both])}"

@@ -1,6 +1,6 @@
 """Training: the one model base of the package, with its one `train_step`, for TensorFlow, JAX and PyTorch.
 
-What it adds to `keras.Model`, whose `fit`, `evaluate` and `predict` stay as they are:
+What it adds to `keras.Model`, whose `predict` stays as it is, and `fit` and `evaluate` but for checks of their data:
 
 * several float32 moving averages of the weights, at different decays; the first one is used by `evaluate`;
 * a step whose loss or gradient is not finite changes neither weights, optimizer nor averages, and is counted;
@@ -9,8 +9,6 @@ What it adds to `keras.Model`, whose `fit`, `evaluate` and `predict` stay as the
 Losses are computed in `compute_loss`, so that a wrapper that replaces the step (differential privacy, distillation)
 keeps working. Besides this file only `distribution.py`, `serving.py` and `data/prepared.py` name a backend.
 """
-
-import warnings
 
 import keras
 import numpy as np
@@ -146,11 +144,12 @@ class TrainingModel(UntunedData, keras.Model):
         """Raises ValueError if the numpy arrays `x` of a batch hold what the model can't take. For subclasses."""
 
     def fit(self, x=None, y=None, *args, **kwargs):
+        """Keras' own, but values are checked, and the keyword `sample_weight` of arrays needs no `y`."""
         self._check_first(x)
         validation = kwargs.get("validation_data")
-        if isinstance(validation, tuple) and len(validation) == 3:
-            kwargs["validation_data"] = (validation[0], self._target(*validation[1:]), validation[2])
-        return super().fit(x, self._target(y, kwargs.get("sample_weight")), *args, **kwargs)
+        if isinstance(validation, tuple | list) and len(validation) == 3:
+            kwargs["validation_data"] = (validation[0], self._target(*validation), validation[2])
+        return super().fit(x, self._target(x, y, kwargs.get("sample_weight")), *args, **kwargs)
 
     def make_train_function(self, *args, **kwargs):
         """Keras' own, but the optimizer's variables come first: TensorFlow traces a step that makes any once more."""
@@ -163,7 +162,7 @@ class TrainingModel(UntunedData, keras.Model):
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """Keras' own, but times, noise and tasks are drawn as in every other call, so that epochs can be compared."""
         self._check_first(x)
-        y = self._target(y, kwargs.get("sample_weight"))
+        y = self._target(x, y, kwargs.get("sample_weight"))
         generator = getattr(self, "seed_generator", None)
         if generator is None:
             return super().evaluate(x, y, *args, **kwargs)
@@ -174,14 +173,13 @@ class TrainingModel(UntunedData, keras.Model):
         finally:
             generator.state.assign(before)
 
-    def _target(self, y, sample_weight):
-        """`y`, or any where there is none but weights, which Keras would drop then."""
-        if y is not None and sample_weight is None and self._compile_metrics is None:
-            warnings.warn(
-                f"{type(self).__name__} learns from `x` alone, and no metric of `compile` takes `y`: it is not used.",
-                stacklevel=3,
-            )
-        return sample_weight if y is None else y
+    def _target(self, x, y, sample_weight):
+        """`y`; of arrays without one the weights stand for it, since Keras ignores weights that have no `y`."""
+        if y is not None or sample_weight is None or not (isinstance(x, dict) or hasattr(x, "shape")):
+            return y
+        if self._compile_metrics is not None:
+            raise ValueError("Metrics of `compile` need a `y`. Received: y=None, with a `sample_weight`")
+        return sample_weight
 
     def _check_first(self, x):
         """Looks at values, which a compiled step can't: at all of arrays, and at the first batch of a PyDataset."""

@@ -218,7 +218,7 @@ def test_known_tokens_stay_on_the_way(generator):
         (lambda g, d: inspection.denoising_trajectory(g, num_columns=0), "`num_columns`"),
         (lambda g, d: inspection.denoising_trajectory(g, path="a.jpg"), "must end in .png"),
         (lambda g, d: g.losses(d, 1.5), "noise level in"),
-        (lambda g, d: inspection.attention_map(g.network, d, "picture", "word"), "`model` is a `MultimodalGenerator`"),
+        (lambda g, d: inspection.attention_map(make(), d, "picture", "word"), "`model` is a `MultimodalGenerator`"),
         (lambda g, d: inspection.modality_importance(g.network, d, "word"), "`model` is a `MultimodalGenerator`"),
         (lambda g, d: inspection.noise_level_losses(g.network, d), "`model` is a `MultimodalGenerator`"),
         (lambda g, d: inspection.denoising_trajectory(g.network, d), "`model` is a `MultimodalGenerator`"),

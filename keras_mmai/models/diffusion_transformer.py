@@ -23,7 +23,7 @@ class DiffusionTransformer(TrainingModel):
       equal strata of the process's distribution.
 
     An array alone is "x". Of arrays the ranges are checked by `fit` and `evaluate`, of a PyDataset those of the first
-    batch. A `sample_weight` (b,) needs no `y`.
+    batch. A `sample_weight` (n,) of arrays needs no `y`.
 
     The named loss is "diffusion", the mean squared error of the process's target. `evaluate` and validation use the
     first moving average of the weights, on noise that is new in every batch: give "t" and "noise" for a validation loss

@@ -11,7 +11,7 @@ DICTS = ("present", "known", "t", "noise")  # of a batch, by modality
 
 def check_generator(generator, argument):
     """That it generates, as a `MultimodalGenerator` and not the model that is trained."""
-    if not hasattr(generator, "generate"):
+    if not all(hasattr(generator, name) for name in ("generate", "modalities", "tasks")):
         raise ValueError(
             f"`{argument}` is a `MultimodalGenerator`, which `generator()` of a trained model gives. Received: "
             f"{generator!r:.100}"
@@ -33,8 +33,8 @@ class BatchDoor:
         for keys, where in ((set(x) - {*DICTS, "task"}, ""), *((set(x.get(k, {})), f" in {k!r}") for k in DICTS)):
             unknown = sorted(keys - set(self.modalities))
             if unknown:
-                keys = ", ".join(map(repr, (*sorted(self.modalities), *([] if where else (*DICTS, "task")))))
-                raise ValueError(f"What is fitted has keys of {keys}. Received: {unknown}{where}")
+                allowed = ", ".join(map(repr, (*sorted(self.modalities), *(() if where else (*DICTS, "task")))))
+                raise ValueError(f"What is fitted has keys among {allowed}. Received: {unknown}{where}")
 
     def check(self, x):
         """The keys of a batch on the host, and all but its signals."""

@@ -343,7 +343,6 @@ def checked_modalities(modalities, network=None):
         raise ValueError(f"`modalities` need different names. Received: {names}")
     if network is not None and getattr(network, "spaces", None) != {m.name: m.space for m in modalities}:
         raise ValueError(
-            f"`network` is a `MultimodalDiT` of other modalities, or none: build it of those named {names}. Received: "
-            f"{network!r:.100}"
+            f"`network` must be a `MultimodalDiT` built of these modalities, {names}. Received: {network!r:.100}"
         )
     return modalities

@@ -231,7 +231,7 @@ class MultimodalDiffusionTransformer(TrainingModel):
     def fit(self, x=None, *args, validation_data=None, verbose="auto", **kwargs):
         if isinstance(validation_data, dict):
             validation_data = (validation_data,)
-        if isinstance(validation_data, tuple):
+        if isinstance(validation_data, tuple | list):
             validation_data = (self._tokens_of(validation_data[0], verbose), *validation_data[1:])
         x = self._tokens_of(x, verbose)
         return super().fit(x, *args, validation_data=validation_data, verbose=verbose, **kwargs)

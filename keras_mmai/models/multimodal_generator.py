@@ -64,7 +64,6 @@ class MultimodalGenerator(Questions, Servable, keras.Model):
         self.samplers = samplers or {}
         self.num_steps = num_steps
         self.guidance = guidance
-        self.order = list(order or ())
         self.unseen = tuple(unseen)
         self._by_name = {m.name: m for m in self.modalities}
         self._door = Door(self)
@@ -73,8 +72,11 @@ class MultimodalGenerator(Questions, Servable, keras.Model):
         self.tokenizers = [m.tokenizer for m in self.modalities]  # so that their weights are saved
         self._door.check_dict(self.samplers, "samplers")
         self._door.check_names(unseen, "unseen")
+        if not isinstance(order, tuple | list | None):
+            raise ValueError(f"`order` is a list of names, or of tuples of them. Received: {order!r}")
+        self.order = list(order or ())
         named = [name for group in self.order for name in ([group] if isinstance(group, str) else group)]
-        self._door.check_names(order if isinstance(order, str) else named, "order")
+        self._door.check_names(named, "order")
         if len(set(named)) < len(named):
             raise ValueError(f"`order` names each modality once. Received: {order}")
         for given, want in self.tasks.values():

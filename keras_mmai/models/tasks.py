@@ -33,6 +33,10 @@ def fillings(modalities):
     return tasks
 
 
+def _are_names(x):
+    return isinstance(x, tuple | list | set)
+
+
 def checked_tasks(tasks, modalities):
     """`tasks` as {name: (given, want)}, tuples; of None all of them.
 
@@ -46,7 +50,7 @@ def checked_tasks(tasks, modalities):
     names = {m.name: m for m in modalities}
     checked = {}
     for task, pair in tasks.items():
-        if len(pair) != 2 or not all(isinstance(part, tuple | list) for part in pair):
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(map(_are_names, pair)):
             raise ValueError(f"A task is two tuples of names, as ((), ('image',)). Received: {pair} in {task!r}")
         given, want = pair
         unknown = sorted({*given, *want} - set(names))

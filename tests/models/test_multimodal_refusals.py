@@ -50,6 +50,7 @@ from keras_mmai.tokenizers import CharacterTokenizer, LabelTokenizer, PassThroug
         (lambda: make(tasks={"a": ("word", "picture")}), "two tuples"),
         (lambda: make(tasks={"a": (("word",),)}), "two tuples"),
         (lambda: make(tasks={"a": (None, ("word",))}), "two tuples"),
+        (lambda: make(tasks={"a": None}), "two tuples"),
         (lambda: make(tasks={}), "`tasks` is a dict of"),
         (lambda: make(independent_times=2.0), "independent_times"),
         (lambda: make(task_weights={"nothing": 1.0}), "task_weights"),
@@ -58,9 +59,12 @@ from keras_mmai.tokenizers import CharacterTokenizer, LabelTokenizer, PassThroug
         (lambda: make(partly_known=-1.0), "partly_known"),
         (
             lambda: MultimodalDiffusionTransformer(modalities(), MultimodalDiT(modalities()[:2], **SMALL)),
-            "other modalities",
+            r"built of these modalities, \['picture', 'word', 'sound'\]",
         ),
-        (lambda: MultimodalDiffusionTransformer(modalities(), keras.layers.Dense(2)), "`network` is a `MultimodalDiT`"),
+        (
+            lambda: MultimodalDiffusionTransformer(modalities(), keras.layers.Dense(2)),
+            "`network` must be a `MultimodalDiT`",
+        ),
     ],
 )
 def test_what_can_not_be_built(call, words):
@@ -216,6 +220,7 @@ def test_a_text_that_has_no_ids_is_refused(text, words):
         (dict(samplers={"smell": Euler()}), "smell"),
         (dict(samplers=MaskGIT()), "`samplers` is a dict by modality"),
         (dict(order="word"), "`order` is a list .*'word'"),
+        (dict(order=5), "`order` is a list .*5"),
         (dict(guidance={"smell": 2.0}), "smell"),
         (dict(guidance=float("inf")), "finite number"),
         (dict(tasks=["all", "some"]), r"`tasks` are some of .*Received: \['all', 'some'\]"),
@@ -233,7 +238,7 @@ def test_what_a_generator_can_not_be(arguments, words):
 @pytest.mark.parametrize(
     "mods, unseen, words",
     [
-        (modalities()[:2], (), "`network` is a `MultimodalDiT` of other modalities"),
+        (modalities()[:2], (), "`network` must be a `MultimodalDiT`"),
         (modalities()[:1] * 2, (), "different names"),
         (modalities(), ["smell"], "`unseen`: the modalities are"),
         (modalities(), "word", "`unseen` is a list"),

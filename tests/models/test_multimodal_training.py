@@ -240,6 +240,7 @@ def test_fit_takes_weights_of_examples():
     start, weight, y = weights_of(model.trainable_variables), np.tile(WEIGHT, 3), np.zeros(ROWS, "float32")
     found = fitted(model, stream((data, y, weight)), start)
     assert_same_training(found, fitted(model, data, start, y=y, sample_weight=weight, batch_size=BATCH))
+    assert_same_training(found, fitted(model, data, start, sample_weight=weight, batch_size=BATCH))
     dataset = ArrayDataset((data, y, weight), batch_size=BATCH, shuffle=False)
     assert_same_training(found, fitted(model, dataset, start))
     plain = fitted(model, stream(data), start)
