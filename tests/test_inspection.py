@@ -88,7 +88,7 @@ def test_a_trained_model_shows_what_decides(tmp_path):
     generator, data = make_copier()
     sample = {"x": data["x"], "y": data["y"]}
     found = inspection.attention_map(generator, sample, "x", "y", share=0.25, path=tmp_path / "map.png")
-    assert found["map"].shape == (128, 4) and (found["map"].argmax(1) == 2).mean() > 0.6  # 1/4 by chance
+    assert found["map"].shape == (128, 4) and (found["map"].argmax(1) == 2).mean() > 0.45  # .25 ± .04 by chance
     assert found["explains"] and found["loss"]["attended"] > found["loss"]["random"] > found["loss"]["whole"]
     assert (tmp_path / "map.png").stat().st_size > 1000
     assert "Where y looks in x: what matters" in found["figure"].get_suptitle()
