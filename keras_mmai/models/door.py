@@ -11,7 +11,7 @@ DICTS = ("present", "known", "t", "noise")  # of a batch, by modality
 
 def check_generator(generator, argument):
     """That it generates, as a `MultimodalGenerator` and not the model that is trained."""
-    if not all(hasattr(generator, name) for name in ("generate", "modalities", "tasks")):
+    if not all(hasattr(generator, name) for name in ("generate", "tasks")):
         raise ValueError(
             f"`{argument}` is a `MultimodalGenerator`, which `generator()` of a trained model gives. Received: "
             f"{generator!r:.100}"
