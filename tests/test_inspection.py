@@ -79,7 +79,7 @@ def make_copier():
     model = MultimodalDiffusionTransformer(mods, network, tasks, ema_decays=(), partly_known=0.0, seed=0)
     model.compile("adam")
     model.optimizer.learning_rate = 3e-3
-    model.fit(data, batch_size=64, epochs=60, verbose=0)
+    model.fit(data, batch_size=64, epochs=100, verbose=0)
     return model.generator(num_steps=2), {name: value[:128] for name, value in data.items()}
 
 
@@ -88,7 +88,7 @@ def test_a_trained_model_shows_what_decides(tmp_path):
     generator, data = make_copier()
     sample = {"x": data["x"], "y": data["y"]}
     found = inspection.attention_map(generator, sample, "x", "y", share=0.25, path=tmp_path / "map.png")
-    assert found["map"].shape == (128, 4) and (found["map"].argmax(1) == 2).mean() > 0.45  # .25 ± .04 by chance
+    assert found["map"].shape == (128, 4) and (found["map"].argmax(1) == 2).mean() > 0.6  # 1/4 by chance
     assert found["explains"] and found["loss"]["attended"] > found["loss"]["random"] > found["loss"]["whole"]
     assert (tmp_path / "map.png").stat().st_size > 1000
     assert "Where y looks in x: what matters" in found["figure"].get_suptitle()
