@@ -37,9 +37,14 @@ def windows(ids, starts, length=LENGTH):
     return ids[starts[:, None] + np.arange(length)]
 
 
-def noisy_pairs(ids, random):
-    """Windows (steps * BATCH, LENGTH) as batches of 2 BATCH rows: each with a mask, and with its complement."""
-    n = len(ids) // BATCH
+def noisy_pairs(ids, random, masks=1):
+    """Windows (steps * BATCH, LENGTH) for `fit`, 2 * masks * BATCH rows a step, and a weight of each row.
+
+    Each window is there with `masks` masks and with their complements. By its weight a row counts t^(-1/2) in the mean
+    over its masked characters, and not t^-1 as in the bound: less where few are masked, which is where chance is large.
+    """
+    ids = np.repeat(ids.reshape(-1, BATCH, LENGTH), masks, axis=0)
+    n = len(ids)
     t = random.permuted((np.arange(BATCH) + random.random((n, BATCH))) / (2 * BATCH), axis=1).astype("float32")
     noise = random.random((n, BATCH, LENGTH), "float32")  # a character is masked where this is below t
     place = np.where(random.random((n, BATCH, 1)) < 0.5, np.arange(LENGTH) / LENGTH, random.random(noise.shape))
@@ -48,9 +53,9 @@ def noisy_pairs(ids, random):
     def rows(first, second):
         return np.concatenate([first, second], axis=1).reshape(2 * n * BATCH, *first.shape[2:])
 
-    ids = ids.reshape(n, BATCH, LENGTH)
-    noised = {"t": rows(t, 1 - t), "noise": rows(noise, 1 - noise), "known": rows(known, known)}
-    return {"text": rows(ids, ids), **{key: {"text": x} for key, x in noised.items()}}
+    t = rows(t, 1 - t)
+    noised = {"t": t, "noise": rows(noise, 1 - noise), "known": rows(known, known)}
+    return {"text": rows(ids, ids), **{key: {"text": x} for key, x in noised.items()}}, 1.5 * np.sqrt(t)
 
 
 def optimizer(steps):
@@ -93,7 +98,8 @@ def main():
     modalities = [Modality("text", tokenizer)]
     model = MultimodalDiffusionTransformer(modalities, MultimodalDiT(modalities, **SIZES), ema_decays=(0.995,))
     model.compile(optimizer(recipe.steps), jit_compile=keras.backend.backend() != "torch")
-    model.fit(noisy_pairs(train, random), batch_size=2 * BATCH, shuffle=False, verbose=2)
+    pairs, weights = noisy_pairs(train, random)
+    model.fit(pairs, sample_weight=weights, batch_size=2 * BATCH, shuffle=False, verbose=2)
     recipe.lap("transformer")
 
     seen = set(words(tokenizer.text_of(ids)))

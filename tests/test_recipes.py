@@ -179,14 +179,18 @@ def test_windows_with_a_mask_and_its_complement(monkeypatch):
     from shakespeare import BATCH, LENGTH, noisy_pairs
 
     ids = np.arange(2 * BATCH * LENGTH, dtype="int32").reshape(-1, LENGTH)
-    pairs = noisy_pairs(ids, np.random.default_rng(0))
-    t, noise, known = (pairs[key]["text"].reshape(2, 2, BATCH, -1) for key in ("t", "noise", "known"))
+    pairs, weights = noisy_pairs(ids, np.random.default_rng(0), masks=3)
+    assert {len(x) for x in (pairs["text"], weights)} == {2 * 3 * len(ids)}
+    t, noise, known = (pairs[key]["text"].reshape(2, 3, 2, BATCH, -1) for key in ("t", "noise", "known"))
     masked = noise < t
-    np.testing.assert_array_equal(masked[:, 0], ~masked[:, 1])  # every character is told once
-    np.testing.assert_array_equal(known[:, 0], known[:, 1])
-    for half in pairs["text"].reshape(2, 2, BATCH, LENGTH).swapaxes(0, 1):
-        np.testing.assert_array_equal(half.reshape(-1, LENGTH), ids)
-    assert (np.sort(t[:, 0, :, 0]) * 2 * BATCH // 1 == np.arange(BATCH)).all()  # one in each stratum of (0, 1/2)
+    np.testing.assert_array_equal(masked[:, :, 0], ~masked[:, :, 1])  # every character is told once
+    np.testing.assert_array_equal(known[:, :, 0], known[:, :, 1])
+    assert (masked[:, 0] != masked[:, 1]).any(axis=(1, 2, 3)).all()  # each mask is another
+    for same in pairs["text"].reshape(2, 3, 2, BATCH, LENGTH).transpose(1, 2, 0, 3, 4).reshape(6, -1, LENGTH):
+        np.testing.assert_array_equal(same, ids)
+    assert (np.sort(t[:, :, 0, :, 0]) * 2 * BATCH // 1 == np.arange(BATCH)).all()  # one in each stratum of (0, 1/2)
+    np.testing.assert_allclose(weights**2, 2.25 * t.ravel(), rtol=1e-6)
+    assert weights.mean() == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.slow

@@ -19,20 +19,23 @@ class TokenEmbedding(keras.layers.Layer):
         vocabulary: int, the number of different ids.
         hidden_dim: int.
         code_axes: int, how many of the last axes are several ids of one token.
+        stddev: float, of the vectors' entries at the start. 0.3 is about what a `PatchEmbed` makes of latents; much
+            smaller ones are at first lost beside the positions that are added to them.
     """
 
-    def __init__(self, vocabulary, hidden_dim, code_axes=0, **kwargs):
+    def __init__(self, vocabulary, hidden_dim, code_axes=0, stddev=0.3, **kwargs):
         super().__init__(**kwargs)
         self.vocabulary = vocabulary
         self.hidden_dim = hidden_dim
         self.code_axes = code_axes
+        self.stddev = stddev
 
     def build(self, ids_shape):
         self.num_codes = math.prod(ids_shape[len(ids_shape) - self.code_axes :])
         self.table = keras.layers.Embedding(
             self.num_codes * (self.vocabulary + 1),
             self.hidden_dim,
-            embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02),
+            embeddings_initializer=keras.initializers.RandomNormal(stddev=self.stddev),
             name="table",
             dtype=self.dtype_policy,
         )

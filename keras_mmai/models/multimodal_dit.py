@@ -105,7 +105,8 @@ class MultimodalDiT(keras.Model):
             if space.vocabulary is None:
                 embed = PatchEmbed(space.patch_size, hidden_dim, name=f"embed_{name}", dtype=dtype)
             else:
-                options = dict(code_axes=space.code_axes, name=f"embed_{name}", dtype=dtype)
+                options = {"stddev": 0.02} if space.adaln else {}  # as a `LabelEmbedding`
+                options |= dict(code_axes=space.code_axes, name=f"embed_{name}", dtype=dtype)
                 embed = TokenEmbedding(space.vocabulary, hidden_dim, **options)
             self.embeds[name] = embed
             if not space.adaln:

@@ -73,7 +73,7 @@ EXAMPLES = {
     "Snake": (dict(), {"x": normal(2, 5, 4)}),
     "SwiGLU": (dict(hidden_dim=12), {"x": normal(2, 5, 8)}),
     "TokenEmbedding": (
-        dict(vocabulary=4, hidden_dim=6, code_axes=1),
+        dict(vocabulary=4, hidden_dim=6, code_axes=1, stddev=1.0),
         {"ids": np.array([[[0, 4], [3, 1], [2, 2]]] * 2, "int32")},
     ),
     "TimestepEmbedding": (

@@ -35,6 +35,15 @@ def test_shapes(network, tokens):
     assert all(keras.backend.standardize_dtype(x.dtype) == "float32" for x in outputs.values())
 
 
+def test_ids_start_as_large_as_latents_and_conditions_as_labels():
+    spaces = {"x": TokenSpace((8, 4)), "ids": TokenSpace((8,), 60), "label": TokenSpace((1,), 60, adaln=True)}
+    embeds = MultimodalDiT(spaces, hidden_dim=64, num_layers=1).embeds
+    ids, label = (numpy(embeds[name].table.embeddings).std() for name in ("ids", "label"))
+    latents = numpy(embeds["x"](np.random.RandomState(0).normal(size=(64, 8, 4)).astype("float32"))).std()
+    assert ids == pytest.approx(0.3, rel=0.05) and label == pytest.approx(0.02, rel=0.05)
+    assert 0.5 < ids / latents < 2
+
+
 @pytest.mark.parametrize("positions", ["rotary", "sincos"])
 def test_a_label_as_condition_makes_it_a_dit(positions):
     spaces = {"x": TokenSpace((4, 4, 2), patch_size=2), "y": TokenSpace((1,), 3, adaln=True)}
