@@ -42,7 +42,8 @@ class Twin(keras.Model):
         self.rotary = rotary_tables((LENGTH,), hidden_dim // num_heads)
 
     def call(self, ids, training=False):
-        x = self.embed(ids) + self.added
+        x = self.embed(ids)
+        x = x + ops.cast(self.added, x.dtype)
         causal = ops.convert_to_tensor(np.tri(LENGTH)[None] > 0)
         condition = ops.broadcast_to(self.condition, (ops.shape(ids)[0], self.condition.shape[1]))
         for block in self.blocks:
