@@ -125,7 +125,7 @@ def main():
     axes.set(xlabel="steps", xscale="log", xticks=[*rows], xticklabels=[*rows], ylim=(0, 1))
     axes.set_ylabel("share of words that are known")
     axes.minorticks_off()
-    axes.legend()
+    axes.legend(loc="upper left", bbox_to_anchor=(0, 0.88))
     figure.savefig(recipe.output / "words.png", dpi=150)
     generator.save(recipe.output / "generator.keras")
 
