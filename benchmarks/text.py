@@ -4,11 +4,12 @@
 
 Both are 4 blocks of width 128 on windows of 64 characters, trained for as many iterations of 12 windows, the size that
 nanoGPT's README gives for a CPU: 2,000 iterations, 1.88 nats per character there by AdamW. Here both are trained by
-Muon (by AdamW at nanoGPT's rate they had 1.69 and 2.65). The twin has a causal mask and tells the next character;
-masked diffusion has the bound of `MultimodalGenerator.score`, and sees each window of an iteration with masks and their
-complements, by each of which every character is told once, as by the twin: with three, a step has six times its rows.
-Both are measured on windows of the last tenth of the text, each with its standard error. Prints them, their ratio,
-texts such as examples/shakespeare.py makes, and how good texts are after fewer steps, by the twin. Writes report.json.
+Muon (by AdamW at nanoGPT's rate, with one mask and the bound's weights, they had 1.69 and 2.65). The twin has a causal
+mask and tells the next character; masked diffusion has the bound of `MultimodalGenerator.score`, and sees each window
+of an iteration with masks and their complements, by each of which every character is told once, as by the twin: with
+three, a step has six times its rows. Both are measured on windows of the last tenth of the text, each with its standard
+error. Prints them, their ratio, texts such as examples/shakespeare.py makes, and how good texts are after fewer steps,
+by the twin. Writes report.json.
 """
 
 import argparse
