@@ -109,7 +109,6 @@ def test_spoken_digits(tokens, tmp_path, spoken):
     for name in ("guidance 2.0", "guidance 1.0"):
         assert 0 <= report[name]["digits understood"] <= 1 and 0 <= report[name]["entropy of voices"] <= 1
         assert report[name]["Frechet distance"] > report["real"]["Frechet distance"] > 0  # hardly anything was learned
-    assert 0 <= report["continued"]["voices kept"] <= 1
     samples = np.load(tmp_path / "samples.npz")
     assert samples["guidance 2.0"].shape == (40, 4096, 1) and samples["labels"].tolist() == list(range(10)) * 4
     for name in ("spectrograms.png", "7.wav", "generator.keras"):
@@ -142,8 +141,8 @@ def test_moving_digits(patch, attention, tmp_path):
     assert 0 < errors["mean of 2 samples"] < 1.1 * errors["one sample"]  # below the mean of both
     assert 0 < errors["black"] < errors["last frame given"] < errors["one sample"]  # hardly anything was learned
     for name, row in report["digits"].items():
-        assert 0.1 <= row["frames of the commonest"] <= 1  # of ten digits and 16 frames
-        assert name == "generated" or 0 <= row["frames of the true digit, of the last"] <= 1
+        assert row["frames of the commonest"] >= 2 / 16  # of ten digits and 16 frames
+        assert ("frames of the true digit, of the last" in row) == (name != "generated")
     tokenizer = keras.models.load_model(tmp_path / "tokenizer.keras", compile=False)
     video = np.random.default_rng(0).uniform(-1, 1, (2, 16, 32, 32, 1)).astype("float32")
     tokens = keras.ops.convert_to_numpy(tokenizer.encode(video))

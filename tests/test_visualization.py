@@ -266,3 +266,5 @@ def test_filling_table_shows_what_is_given_and_what_is_made_of_it(tmp_path):
     assert all(panel.images for panel in figure.axes)  # the sound by the rate that its tokenizer knows: spectrograms
     with pytest.raises(ValueError, match=r"No task fills \['picture'\] up"):
         visualization.filling_table(Maker(), {"picture": example["picture"]})
+    with pytest.raises(ValueError, match=r"end in \.png"):
+        visualization.filling_table(Maker(), example, path=tmp_path / "table.jpg")

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from keras_mmai.models.door import check_generator
-from keras_mmai.visualization.figures import DPI, INK, PALETTE, QUIET, save
+from keras_mmai.visualization.figures import DPI, INK, PALETTE, QUIET, check_path, save
 from keras_mmai.visualization.sounds import paint_spectrogram
 from keras_mmai.visualization.tiles import as_pixels
 
@@ -62,9 +62,10 @@ def filling_table(generator, example, num_joint=3, seed=0, sample_rate=None, tit
         options: of `generate`, such as steps. Of a dict of guidance each task takes what can guide it.
 
     Raises:
-        ValueError: where no task of the generator is of just these modalities.
+        ValueError: where no task of the generator is of just these modalities, or on another path than of a PNG.
     """
     check_generator(generator, "generator")
+    check_path(path)
     tasks = [task for task in generator.tasks.values() if set(task[0] + task[1]) == set(example)]
     if not tasks:
         raise ValueError(f"No task fills {sorted(example)} up. The tasks are {generator.tasks}")

@@ -91,9 +91,10 @@ def test_what_is_absent_changes_nothing(network, tokens):
     assert_close({name: gone[name] for name in left_out}, left_out, atol=1e-6)
 
 
-def test_padding_equals_cropping():
+@pytest.mark.parametrize("streams", ["separate", "shared"])
+def test_padding_equals_cropping(streams):
     longer, shorter = ({"word": TokenSpace((n,), 6), "x": TokenSpace((4, 2))} for n in (5, 3))
-    network, cropped = (awake(MultimodalDiT(spaces, **SMALL)) for spaces in (longer, shorter))
+    network, cropped = (awake(MultimodalDiT(spaces, streams=streams, **SMALL)) for spaces in (longer, shorter))
     for to, by in zip(cropped.weights, network.weights):
         to.assign(by)
     word, x = np.array([[1, 2, 3, 4, 5], [0, 2, 4, 1, 3]], "int32"), np.ones((2, 4, 2), "float32")

@@ -31,7 +31,8 @@ def test_score_leaves_out_what_is_not_present(generator):
         generator.score({"word": x}, present={"word": here}, num_draws=8)["bound"] for x in (data["word"], other)
     )
     np.testing.assert_array_equal(one, same)
-    assert (one < generator.score({"word": data["word"]}, num_draws=8)["bound"] + 50).all() and (one > 0).any()
+    assert np.abs(one - generator.score({"word": data["word"]}, num_draws=8)["bound"]).min() > 0.1  # of all tokens
+    assert (one > 0).any()
 
 
 def test_score_does_not_depend_on_the_times_of_training():
@@ -104,3 +105,33 @@ def test_embed_is_the_mean_of_the_tokens(generator):
     both = generator.embed({"word": data["word"], "picture": data["picture"]})
     assert one.shape == both.shape == (4, 16) and np.abs(one - both).max() > 1e-3
     np.testing.assert_allclose(generator.embed({"word": data["word"][:2]}), one[:2], atol=1e-6)
+
+
+QUESTIONS = {  # of rows, with the seeds of these
+    "classify": lambda g, d, seed: {"label": g.classify({"picture": d["picture"]}, "label")},
+    "embed": lambda g, d, seed: {"mean": g.embed({"picture": d["picture"], "label": d["label"]})},
+    "score": lambda g, d, seed: g.score({"sound": d["sound"]}, {"label": d["label"]}, num_draws=3, seed=seed),
+    "losses": lambda g, d, seed: g.losses({k: d[k] for k in ("picture", "sound")}, 0.6, {"label": d["label"]}, seed=seed),
+    "attention": lambda g, d, seed: {"map": g.attention(d, "picture", "sound", 0.6, seed=seed)},
+    "trajectory": lambda g, d, seed: {
+        f"{name} {i}": x
+        for name, steps in g.trajectory({"label": d["label"]}, seed=seed).items()
+        for i, x in enumerate(steps)
+    },
+}
+
+
+@pytest.mark.parametrize("ask", QUESTIONS.values(), ids=QUESTIONS)
+def test_an_answer_does_not_depend_on_the_batch(ask):
+    picture, _, sound = modalities()
+    mods = [picture, sound, Modality("label", LabelTokenizer(3))]
+    generator = MultimodalGenerator(awake(MultimodalDiT(mods, **SMALL)), mods, num_steps=2)
+    data = {**batch_of(5), "label": np.array([0, 2, 1, 1, 0], "int32")}
+    del data["word"]
+    rows, seeds = np.array([3, 1]), np.random.RandomState(0).randint(0, 99, (5, 2)).astype("int32")
+    whole = ask(generator, data, seeds)
+    part = ask(generator, {name: x[rows] for name, x in data.items()}, seeds[rows])
+    assert whole.keys() == part.keys()
+    for name, x in part.items():
+        assert len(whole[name]) == 5 and np.abs(whole[name][3] - whole[name][1]).max() > 0
+        np.testing.assert_allclose(x, whole[name][rows], rtol=1e-5, atol=1e-5, err_msg=name)

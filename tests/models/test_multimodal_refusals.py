@@ -5,6 +5,7 @@ import re
 import keras
 import numpy as np
 import pytest
+from keras import ops
 from multimodal_models import SMALL, TASKS, batch_of, make, modalities
 
 from keras_mmai import VAE, VQVAE, Modality, MultimodalDiffusionTransformer, MultimodalDiT, MultimodalGenerator
@@ -101,8 +102,11 @@ def test_what_fit_refuses(change, words):
     change(data)
     model = make()
     model.compile("adam")
+    before = [ops.convert_to_numpy(v) for v in model.variables]
     with pytest.raises(ValueError, match=words):
         model.fit(data, verbose=0)
+    for variable, value in zip(model.variables, before):  # nothing is half learned
+        np.testing.assert_array_equal(ops.convert_to_numpy(variable), value)
 
 
 def test_processes_and_schedules_are_free():

@@ -9,7 +9,7 @@ from small_models import BACKEND, SIZES, assert_same, heavy, loss_of, signals, s
 
 from keras_mmai import VQVAE, Modality, MultimodalDiffusionTransformer, MultimodalDiT
 from keras_mmai.callbacks import Checkpoint
-from keras_mmai.data import ArrayDataset
+from keras_mmai.data import ArrayDataset, mix
 from keras_mmai.layers import VectorQuantizer
 from keras_mmai.tokenizers import LabelTokenizer
 
@@ -50,6 +50,32 @@ def with_absent(n):
         "sound": random.rand(n, 4) < 0.7,
     }
     return data
+
+
+@heavy
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")  # of what is for sounds, which nothing has
+def test_fit_on_a_mix_learns_of_each_part_what_it_has():
+    """Pairs and words alone: pictures are learned of the pairs, and words of both."""
+    model, data, random = make(), batch_of(8, given=True), np.random.RandomState(2)
+    pairs, words = {name: data[name][:4] for name in ("picture", "word")}, {"word": data["word"][4:]}
+    mixed = mix([(pairs, 1), (words, 1)])
+    here = mixed["present"]["picture"]
+    assert here.sum() == 4 and len(here) == 8 and "word" not in mixed["present"]
+    drawn = {key: {name: data[key][name] for name in pairs} for key in ("t", "noise")}
+    mixed |= drawn | {"task": np.zeros(8, "int32")}
+    model.compile(keras.optimizers.SGD(0.1), run_eagerly=BACKEND != "jax")
+    model.fit(mixed, batch_size=4, verbose=0)
+    assert ops.convert_to_numpy(model.seen).tolist() == [1, 1, 0]
+    found = model.evaluate(mixed, batch_size=8, verbose=0, return_dict=True)
+
+    def rows(flags):
+        return keras.tree.map_structure(lambda x: x[flags], {name: mixed[name] for name in (*pairs, *drawn, "task")})
+
+    of_pairs = model.evaluate(rows(here), batch_size=4, verbose=0, return_dict=True)
+    alone = {key: {"word": x["word"]} for key, x in rows(~here).items() if key in drawn} | {"word": mixed["word"][~here]}
+    of_words = model.evaluate({**alone, "task": np.zeros(4, "int32")}, batch_size=4, verbose=0, return_dict=True)
+    assert found["picture"] == pytest.approx(of_pairs["picture"], rel=1e-5)
+    assert found["word"] == pytest.approx((of_pairs["word"] + of_words["word"]) / 2, rel=1e-5)
 
 
 @heavy
