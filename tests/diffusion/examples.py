@@ -33,6 +33,12 @@ SCHEDULES = [each for each in EXAMPLES.values() if isinstance(each, diffusion.Sc
 MASKINGS = [diffusion.CosineMasking(), diffusion.PolynomialMasking(3.0)]
 GAUSSIAN_SCHEDULES = [each for each in SCHEDULES if each not in MASKINGS]  # their alpha ends too flat
 MASKED_SAMPLERS = [each for each in EXAMPLES.values() if isinstance(each, diffusion.MaskedSampler)]
+PROCESSES = [
+    EXAMPLES["MaskedDiffusion"],
+    diffusion.MaskedDiffusion(5),
+    EXAMPLES["GaussianDiffusion"],
+    *(diffusion.GaussianDiffusion(prediction=prediction) for prediction in ("data", "noise", "velocity")),
+]
 SAMPLERS = [
     *(each for each in EXAMPLES.values() if isinstance(each, diffusion.Sampler) and each not in MASKED_SAMPLERS),
     diffusion.Ancestral(eta=0.5),

@@ -111,7 +111,7 @@ QUESTIONS = {  # of rows, with the seeds of these
     "classify": lambda g, d, seed: {"label": g.classify({"picture": d["picture"]}, "label")},
     "embed": lambda g, d, seed: {"mean": g.embed({"picture": d["picture"], "label": d["label"]})},
     "score": lambda g, d, seed: g.score({"sound": d["sound"]}, {"label": d["label"]}, num_draws=3, seed=seed),
-    "losses": lambda g, d, seed: g.losses({k: d[k] for k in ("picture", "sound")}, 0.6, {"label": d["label"]}, seed=seed),
+    "losses": lambda g, d, seed: g.losses({"picture": d["picture"]}, 0.6, {"label": d["label"]}, seed=seed),
     "attention": lambda g, d, seed: {"map": g.attention(d, "picture", "sound", 0.6, seed=seed)},
     "trajectory": lambda g, d, seed: {
         f"{name} {i}": x
