@@ -42,7 +42,7 @@ from keras_mmai.layers import TimestepEmbedding
 from keras_mmai.tokenizers import CharacterTokenizer, PassThrough
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
-from recipe import digit_judges, digit_signals, named
+from recipe import digit_judges, digit_signals, muon, named
 
 LETTERS = CharacterTokenizer(5, "efghinorstuvwxz")
 NAMES = ("image", "sound", "word")
@@ -135,9 +135,7 @@ def run(row, seed, args):
         train = {**train, "task": np.full(len(train["word"]), list(model.tasks).index(JOINT), "int32")}
     data = ArrayDataset(model.precompute(train, verbose=0), batch_size=32, seed=seed)
     steps = -(-args.steps // len(data)) * len(data)
-    rate = keras.optimizers.schedules.CosineDecay(0.0, steps * 19 // 20, warmup_target=5e-3, warmup_steps=steps // 20)
-    muon = keras.optimizers.Muon(rate, exclude_layers=["embed", "modulation", "output"])
-    model.compile(muon, jit_compile=keras.backend.backend() != "torch")
+    model.compile(muon(steps, 5e-3, steps // 20), jit_compile=keras.backend.backend() != "torch")
     start = time.time()
     model.fit(data, epochs=steps // len(data), verbose=0)
     seconds = time.time() - start

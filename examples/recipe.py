@@ -66,6 +66,13 @@ def mean_with_error(x):
     return {"mean": float(np.mean(x)), "standard error": float(np.std(x) / len(x) ** 0.5)}
 
 
+def muon(steps, peak, warm, **options):
+    """Muon, whose rate rises to `peak` in `warm` steps, and falls to 0 at `steps` along a cosine; what is no matrix of
+    a block has AdamW."""
+    rate = keras.optimizers.schedules.CosineDecay(0.0, steps - warm, warmup_target=peak, warmup_steps=warm)
+    return keras.optimizers.Muon(rate, exclude_layers=["embed", "modulation", "output"], **options)
+
+
 class Recipe:
     """Reads --output, --steps, --seed, --smoke and what else is asked for, and keeps the time.
 
@@ -102,12 +109,9 @@ class Recipe:
         twentieth of them, and falls to 0 along a cosine."""
         data = ArrayDataset(tokens, batch_size=batch_size, seed=self.arguments.seed)
         epochs = -(-self.steps // len(data))
-        not_matrices = ["embed", "modulation", "output"]
-        steps, warm = epochs * len(data), epochs * len(data) // 20
-        rate = keras.optimizers.schedules.CosineDecay(0.0, steps - warm, warmup_target=peak, warmup_steps=warm)
-        # clipped, as one bad batch at the highest rate can undo an epoch
-        muon = keras.optimizers.Muon(rate, exclude_layers=not_matrices, global_clipnorm=1.0)
-        model.compile(muon, jit_compile=keras.backend.backend() != "torch")
+        steps = epochs * len(data)
+        optimizer = muon(steps, peak, steps // 20, global_clipnorm=1.0)  # a bad batch can undo an epoch
+        model.compile(optimizer, jit_compile=keras.backend.backend() != "torch")
         model.fit(data, epochs=epochs, verbose=2)
         self.lap("transformer")
 

@@ -14,7 +14,7 @@ import re
 import keras
 import numpy as np
 from matplotlib.figure import Figure
-from recipe import Recipe, mean_with_error
+from recipe import Recipe, mean_with_error, muon
 
 from keras_mmai import Modality, MultimodalDiffusionTransformer, MultimodalDiT
 from keras_mmai.data import load_tiny_shakespeare
@@ -40,7 +40,7 @@ def windows(ids, starts, length=LENGTH):
 def noisy_pairs(ids, random, masks=1):
     """Windows (steps * BATCH, LENGTH) for `fit`, 2 * masks * BATCH rows a step, and a weight of each row.
 
-    Each window is there with `masks` masks and with their complements. By its weight a row counts t^(-1/2) in the mean
+    Each window is there with `masks` masks and with their complements. By its weight a row counts t^(-1/2) in the sum
     over its masked characters, and not t^-1 as in the bound: less where few are masked, which is where chance is large.
     """
     ids = np.repeat(ids.reshape(-1, BATCH, LENGTH), masks, axis=0)
@@ -54,14 +54,12 @@ def noisy_pairs(ids, random, masks=1):
         return np.concatenate([first, second], axis=1).reshape(2 * n * BATCH, *first.shape[2:])
 
     t = rows(t, 1 - t)
-    noised = {"t": t, "noise": rows(noise, 1 - noise), "known": rows(known, known)}
+    noised = {"t": t, "noise": rows(noise, 1 - 2.0**-24 - noise), "known": rows(known, known)}
     return {"text": rows(ids, ids), **{key: {"text": x} for key, x in noised.items()}}, 1.5 * np.sqrt(t)
 
 
 def optimizer(steps):
-    warm = min(100, steps // 20)
-    rate = keras.optimizers.schedules.CosineDecay(0.0, steps - warm, warmup_target=1e-2, warmup_steps=warm)
-    return keras.optimizers.Muon(rate, exclude_layers=["embed", "modulation", "output"])
+    return muon(steps, 1e-2, min(100, steps // 20))
 
 
 def words(text):

@@ -214,6 +214,8 @@ def test_known_tokens_stay_on_the_way(generator):
         (lambda g, d: inspection.noise_level_losses(g, d, "word"), "`given` are names"),
         (lambda g, d: inspection.noise_level_losses(g, d, list(d)), "`signals` are one or more"),
         (lambda g, d: inspection.noise_level_losses(g, d, num_levels=0), "`num_levels`"),
+        (lambda g, d: inspection.noise_level_losses(g, d, num_levels=2.5), "`num_levels`"),
+        (lambda g, d: inspection.attention_map(g, d, "picture", "word", num_random=0), "`num_random`"),
         (lambda g, d: inspection.denoising_trajectory(g, want=["smell"]), "`want`"),
         (lambda g, d: inspection.denoising_trajectory(g, num_columns=0), "`num_columns`"),
         (lambda g, d: inspection.denoising_trajectory(g, path="a.jpg"), "must end in .png"),

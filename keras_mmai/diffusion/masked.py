@@ -23,7 +23,7 @@ from keras_mmai.diffusion.schedules import FlowLinear, Schedule, expand_right
 from keras_mmai.diffusion.times import UniformTimes
 from keras_mmai.serialization import Configurable, register
 
-_SMALLEST = 1e-6  # share of masked tokens by which is divided
+_SMALLEST = 1e-6  # share of masked tokens: nothing is divided by less
 
 
 @register
@@ -49,11 +49,14 @@ class PolynomialMasking(Schedule):
 
     Args:
         power: float, at least 1.
+
+    Raises:
+        ValueError: on another power.
     """
 
     def __init__(self, power=1.0):
-        if power < 1:
-            raise ValueError(f"`power` must be at least 1. Received: {power}")
+        if not 1 <= power < math.inf:
+            raise ValueError(f"`power` must be finite and at least 1. Received: {power}")
         self.power = power
 
     def __call__(self, t):
@@ -77,6 +80,9 @@ class MaskedDiffusion(Configurable):
         schedule: a `Schedule`, of which alpha is the share of clear tokens; None is `FlowLinear()`, the linear one.
             `CosineMasking()` and `PolynomialMasking(power)` are others in use.
         times: the `Times` trained on; `UniformTimes()` when None, by which the loss is the bound of equation (6).
+
+    Raises:
+        ValueError: on a vocabulary below 1.
     """
 
     def __init__(self, vocabulary, schedule=None, times=None):
@@ -140,14 +146,17 @@ class MaskedSampler(Sampler):
     Args:
         temperature: above 0; the logits are divided by it.
         top_p: in (0, 1]: tokens are drawn from the likeliest ones, of this probability together (Holtzman et al. 2019).
+
+    Raises:
+        ValueError: on a temperature or `top_p` out of range.
     """
 
     stochastic = True
     dtype = "int32"
 
     def __init__(self, temperature=1.0, top_p=1.0):
-        if temperature <= 0:
-            raise ValueError(f"`temperature` must be positive. Received: {temperature}")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"`temperature` must be positive and finite. Received: {temperature}")
         if not 0 < top_p <= 1:
             raise ValueError(f"`top_p` must be in (0, 1]. Received: {top_p}")
         self.temperature = temperature
@@ -179,6 +188,9 @@ class MaskedAncestral(MaskedSampler):
     Args:
         temperature, top_p: see `MaskedSampler`.
         remasking: in [0, 1].
+
+    Raises:
+        ValueError: on one of them out of range.
     """
 
     def __init__(self, temperature=1.0, top_p=1.0, remasking=0.0):
@@ -192,7 +204,8 @@ class MaskedAncestral(MaskedSampler):
         drawn, _ = self._draw(predict(x, t), noise[..., 0])
         alpha_t, alpha_s = (expand_right(predict.schedule(time)[0], x) for time in (t, s))
         again = ops.minimum(self.remasking, (1 - alpha_s) / ops.maximum(alpha_t, _SMALLEST))
-        uncovered = (alpha_s - (1 - again) * alpha_t) / ops.maximum(1 - alpha_t, _SMALLEST)
+        # (alpha_s - (1 - again) alpha_t) / (1 - alpha_t), in a form that is exactly 1 where s is 0
+        uncovered = 1 - (1 - alpha_s - again * alpha_t) / ops.maximum(1 - alpha_t, _SMALLEST)
         u = noise[..., 1]
         return ops.where(x == mask, ops.where(u < uncovered, drawn, mask), ops.where(u < again, mask, x))
 
@@ -201,18 +214,21 @@ class MaskedAncestral(MaskedSampler):
 class MaskGIT(MaskedSampler):
     """Uncovers the tokens that the network is surest of (Chang et al. 2022, section 3.2).
 
-    So many that the share of masked tokens falls as the schedule says, on average where that is no whole number; its
-    usual one is `CosineMasking`.
+    In each step so many that the share of masked tokens is what the schedule of the process says; where that is no
+    whole number it is so on average. MaskGIT's schedule is `CosineMasking`.
 
     Args:
         temperature, top_p: see `MaskedSampler`.
         randomness: the factor of Gumbel noise on log-probabilities, times t: 0 takes the surest, more gives variety.
+
+    Raises:
+        ValueError: on one of them out of range.
     """
 
     def __init__(self, temperature=1.0, top_p=1.0, randomness=4.5):
         super().__init__(temperature, top_p)
-        if randomness < 0:
-            raise ValueError(f"`randomness` must not be negative. Received: {randomness}")
+        if not 0 <= randomness < math.inf:
+            raise ValueError(f"`randomness` must be finite and not negative. Received: {randomness}")
         self.randomness = randomness
 
     def step(self, predict, x, t, s, noise=None):

@@ -38,6 +38,9 @@ class GaussianDiffusion(Configurable):
         prediction: what the network returns: "data" (x), "noise" (eps), "velocity" (dx_t / dt; flow matching, Lipman
             et al. 2022) or "v" (alpha eps - sigma x; Salimans & Ho 2022).
         times: the `Times` trained on; `LogitNormalTimes()` when None.
+
+    Raises:
+        ValueError: on another prediction.
     """
 
     def __init__(self, schedule=None, prediction="velocity", times=None):

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from keras_mmai.models.door import check_generator
+from keras_mmai.models.door import check_count, check_generator
 from keras_mmai.visualization.figures import DPI, INK, check_path, save
 from keras_mmai.visualization.tables import draw_signal
 
@@ -53,11 +53,9 @@ def attention_map(
     check_generator(model, "model")
     if source == target:
         raise ValueError(f"`source` and `target` are two modalities. Received: {source!r} twice")
-    if not 0 < share < 1 or num_random < 1 or len(levels) < 1 or not all(0 < t <= 1 for t in levels):
-        raise ValueError(
-            "`share` is in (0, 1), `levels` are in (0, 1], and `num_random` is at least 1. Received: "
-            f"share={share}, levels={levels}, num_random={num_random}"
-        )
+    check_count(num_random, "num_random")
+    if not 0 < share < 1 or len(levels) < 1 or not all(0 < t <= 1 for t in levels):
+        raise ValueError(f"`share` is in (0, 1), `levels` are in (0, 1]. Received: share={share}, levels={levels}")
     model.modality(source)
     n = model.network.spaces[source].num_tokens
     if n < 2:

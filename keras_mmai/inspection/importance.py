@@ -14,7 +14,7 @@ MOST = 8
 
 def shapley_values(values):
     """{coalition, a frozenset of names: its value, a number or an array} of all coalitions -> {name: Shapley value}."""
-    names = max(values, key=len)
+    names = sorted(max(values, key=len))
     n, shares = len(names), {}
     for name in names:
         total = 0.0

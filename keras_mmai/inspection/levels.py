@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from keras_mmai.models.door import check_generator
+from keras_mmai.models.door import check_count, check_generator
 from keras_mmai.visualization.figures import DPI, INK, PALETTE, check_path, quiet_axes, save
 
 
@@ -25,11 +25,13 @@ def noise_level_losses(model, signals, given=(), num_levels=10, seed=0, batch_si
     Returns:
         dict: "levels" float (num_levels,); "losses" and their "standard_errors" over the examples, float (num_levels,)
         by name; "figure".
+
+    Raises:
+        ValueError: on names in `given` that are not among the signals, or as `MultimodalGenerator.losses` does.
     """
     check_path(path)
     check_generator(model, "model")
-    if num_levels < 1:
-        raise ValueError(f"`num_levels` must be at least 1. Received: {num_levels}")
+    check_count(num_levels, "num_levels")
     unknown = sorted(set(given) - set(signals))
     if isinstance(given, str) or unknown:
         raise ValueError(f"`given` are names among {sorted(signals)}. Received: {given!r}")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_mmai.models.door import check_generator
+from keras_mmai.models.door import check_count, check_generator
 from keras_mmai.visualization import signal_table
 from keras_mmai.visualization.figures import check_path
 
@@ -22,11 +22,13 @@ def denoising_trajectory(model, given=None, want=None, num_columns=8, path=None,
     Returns:
         dict: "times" (steps,), the noise level of each step; "signals", by name a list, one for each step, of signals
         (n, ...); "figure".
+
+    Raises:
+        ValueError: as `MultimodalGenerator.generate` does.
     """
     check_path(path)
     check_generator(model, "model")
-    if num_columns < 1:
-        raise ValueError(f"`num_columns` must be at least 1. Received: {num_columns}")
+    check_count(num_columns, "num_columns")
     signals = model.trajectory(given, want, **options)
     num_steps = len(next(iter(signals.values())))
     times = 1.0 - np.arange(num_steps) / num_steps

@@ -146,7 +146,9 @@ class JointDiTBlock(keras.layers.Layer):
         self.qk_norm = qk_norm
         self.feed_forward = feed_forward
         options = dict(num_heads=num_heads, mlp_ratio=mlp_ratio, qk_norm=qk_norm, feed_forward=feed_forward)
-        self.blocks = {name: DiTBlock(name=name, dtype=self.dtype_policy, **options) for name in self.lengths}
+        # named by their place: an optimizer that chooses weights by name, as Muon does, sees no name of a user's
+        names = {name: f"stream_{place}" for place, name in enumerate(self.lengths)}
+        self.blocks = {key: DiTBlock(name=name, dtype=self.dtype_policy, **options) for key, name in names.items()}
 
     def build(self, x_shape):
         for block in self.blocks.values():

@@ -18,6 +18,13 @@ def check_generator(generator, argument):
         )
 
 
+def check_count(value, argument, least=1, most=np.inf):
+    """That it is an int between these."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
+        bounds = f"of at least {least}" if most == np.inf else f"from {least} to {most}"
+        raise ValueError(f"`{argument}` is an int {bounds}. Received: {value!r}")
+
+
 class BatchDoor:
     """What a `MultimodalDiffusionTransformer` is fitted on. Each check raises a ValueError that names the key."""
 
@@ -35,6 +42,11 @@ class BatchDoor:
             if unknown:
                 allowed = ", ".join(map(repr, (*sorted(self.modalities), *(() if where else (*DICTS, "task")))))
                 raise ValueError(f"What is fitted has keys among {allowed}. Received: {unknown}{where}")
+        for key in ("present", "known"):  # a column of signals may have been forgotten
+            without = sorted(set(x.get(key, {})) - set(x))
+            if without:
+                there = sorted(set(x) & set(self.modalities))
+                raise ValueError(f"{key!r} is of signals that are there, {there}. Received: {without}")
 
     def check(self, x):
         """The keys of a batch on the host, and all but its signals."""
@@ -128,6 +140,8 @@ class Door:
         self.modalities = {m.name: m for m in generator.modalities}
         self.spaces = generator.network.spaces
         self.tasks = generator.tasks
+        pairs = self.tasks.values()
+        self._learned = [{name for pair in pairs for name in pair[place]} - set(generator.unseen) for place in (0, 1)]
         self.scales(generator.guidance, self.modalities)
         self.made_before = generator.made_before
         self.guiding = generator.guiding
@@ -140,11 +154,6 @@ class Door:
         if unknown:
             raise ValueError(f"`{argument}`: the modalities are {sorted(self.modalities)}. Received: {unknown}")
 
-    def check_count(self, value, argument, least=1, most=np.inf):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
-            bounds = f"of at least {least}" if most == np.inf else f"from {least} to {most}"
-            raise ValueError(f"`{argument}` is an int {bounds}. Received: {value!r}")
-
     def check_dict(self, value, argument):
         if not isinstance(value, dict):
             raise ValueError(f"`{argument}` is a dict by modality. Received: {value!r:.100}")
@@ -152,7 +161,7 @@ class Door:
 
     def learned(self, place):
         """The modalities that some task of the training has in a role, given (place 0) or wanted (1)."""
-        return {name for task in self.tasks.values() for name in task[place]} - set(self.unseen)
+        return self._learned[place]
 
     def check_learned(self, names, argument, role):
         """That modalities of an argument are learned in their role, "given" or "wanted"."""
@@ -170,13 +179,12 @@ class Door:
         self.check_learned(before, "order", "given")
         return before
 
-    def given(self, given, present, batch_size):
-        """What `embed` and `classify` take, of modalities that are learned as given."""
+    def check_given(self, given):
+        """That something is given, of modalities that are learned as given."""
         self.check_dict(given, "given")
         if not given:
             raise ValueError("`given` is a dict of at least one modality. Received: {}")
         self.check_learned(given, "given", "given")
-        return self.inputs(given, present, batch_size=batch_size)[0]
 
     def filling(self, given, want, known, steps, present=None, num_samples=None, guidance=None, seed=0, batch_size=100):
         """The arguments of `generate` as the names that are wanted, in their order, and what a `Fill` takes."""
@@ -202,7 +210,7 @@ class Door:
                 f"given={sorted(given)}, want={sorted(want)}, known={sorted(known)}"
             )
         if steps is not None:
-            self.check_count(steps, "steps")
+            check_count(steps, "steps")
         self.check_learned(want, "want", "wanted")
         conditions = [name for name in given if name not in want]
         self.check_learned(conditions, "given", "given")
@@ -238,7 +246,7 @@ class Door:
                 raise ValueError(f"{name!r} needs a row for each example, an array or list. Received: {x!r:.100}")
         sizes = {name: len(x) for name, x in given.items()}
         if num_samples is not None:
-            self.check_count(num_samples, "num_samples")
+            check_count(num_samples, "num_samples")
             sizes["num_samples"] = int(num_samples)
         if len(set(sizes.values())) > 1:
             raise ValueError(f"`given` needs one row for each sample. Received: {sizes} rows")
@@ -286,8 +294,8 @@ class Door:
         if len(grid) == 2 or grid[0] < 2:
             raise ValueError(f"{name!r} does not go on in time: its tokens lie on a grid of {grid}.")
         overlap = grid[0] // 2 if overlap is None else overlap
-        self.check_count(num_blocks, "num_blocks")
-        self.check_count(overlap, "overlap", 1, grid[0] - 1)
+        check_count(num_blocks, "num_blocks")
+        check_count(overlap, "overlap", 1, grid[0] - 1)
         return name, given, overlap
 
     def _known(self, name, flags, rows):

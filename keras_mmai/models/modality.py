@@ -294,8 +294,8 @@ class Modality(Configurable):
         return self.process.loss(output, target, t) * self.space.num_tokens / ops.maximum(count, 1.0), count
 
     def mean_loss(self, output, target, t, wanted):
-        """`losses`, times what makes the batch's mean that over the examples that generate the modality, (b,); and
-        which do, 1 or 0, float32 (b,)."""
+        """`losses` in a scale in which their mean over the batch is that over the examples that generate the modality,
+        (b,); and which do, 1 or 0, float32 (b,)."""
         loss, count = self.losses(output, target, t, wanted)
         generating = ops.cast(count > 0, "float32")
         share = ops.maximum(ops.sum(generating), 1.0) / ops.cast(ops.shape(loss)[0], "float32")

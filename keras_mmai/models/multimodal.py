@@ -20,7 +20,8 @@ class MultimodalDiffusionTransformer(TrainingModel):
 
     Each example of a training batch draws a task: some modalities are given (noise level 0), some are generated (each
     at a noise level t), the rest are absent. So the model learns every conditional, joint and marginal distribution
-    at once. Of examples that lack a modality, it is absent whatever the task says.
+    at once. Of examples that lack a modality, it is absent whatever the task says; one that lacks all that its task
+    wants generates instead, of nothing, all that it has and some task wants.
 
     `fit` takes a dict with some of
 
@@ -45,15 +46,17 @@ class MultimodalDiffusionTransformer(TrainingModel):
         network: a `MultimodalDiT` of them; None is one of the default size.
         tasks: dict of (given, wanted) by name, tuples of names, that are trained and exported; None is `fillings`: all.
         task_weights: dict of float by name of a task: how often it is drawn, in proportion; those left out have 1.
-        independent_times: float in [0, 1], the share of examples whose generated modalities have times of their own;
-            else they share one number u, of which `times` of each process makes its noise level.
+        independent_times: float in [0, 1], the share of examples whose generated modalities have times of their own
+            (Bao et al. 2023, UniDiffuser, arXiv:2303.06555); else they share one number u, of which `times` of each
+            process makes its noise level.
         partly_known: float in [0, 1], for each modality of several tokens that is generated the share of examples in
             which some are known, at random places or from the beginning on: what inpainting and continuation ask for.
         ema_decays: see `TrainingModel`.
         seed: int or None.
 
     Raises:
-        ValueError: on two modalities of one name, tasks of unknown modalities, or a network of others.
+        ValueError: on two modalities of one name, tasks or `task_weights` of unknown ones, a network of others, or
+            shares out of range.
     """
 
     def __init__(
@@ -263,11 +266,13 @@ class MultimodalDiffusionTransformer(TrainingModel):
                 without the modalities that no training example had.
 
         Raises:
-            ValueError: on no task, or one that is not learned.
+            ValueError: on no task, or one that is not learned, or where all want what no training example had.
         """
         seen = ops.convert_to_numpy(self.seen) > 0
         unseen = [m.name for m, flag in zip(self.modalities, seen) if seen.any() and not flag]
         learned = tasks_without(self._draws.learned, unseen)
+        if not learned:
+            raise ValueError(f"Every task wants only modalities that no training example had: {unseen}")
         unknown = sorted(set(tasks or ()) - set(learned))
         if unknown or isinstance(tasks, str) or (tasks is not None and not len(tasks)):
             raise ValueError(f"`tasks` are some of {sorted(learned)}. Received: {tasks}")

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_mmai.diffusion import Euler, MaskedAncestral, MaskedSampler, Sampler
-from keras_mmai.models.door import Door
+from keras_mmai.models.door import Door, check_count
 from keras_mmai.models.modality import checked_modalities
 from keras_mmai.models.programs import Decode, Fill, Trajectory
 from keras_mmai.models.questions import Questions
@@ -28,15 +28,18 @@ class MultimodalGenerator(Questions, Servable, keras.Model):
     Args:
         network: a `MultimodalDiT`.
         modalities: list of its `Modality`.
-        tasks: dict of (given, wanted) by name, the signatures of `export`; None is all.
+        tasks: dict of (given, wanted) by name, the signatures of `export`; only what some task gives can be given, and
+            only what some task wants can be wanted. None is all.
         samplers: dict of a `Sampler` by modality: a `MaskedSampler` for ids, one of one evaluation for latents, such as
-            `Euler`; what is left out has `MaskedAncestral()` or `Euler()`.
+            `Euler`; what is left out has `MaskedAncestral()` or `Euler()`. Since one pass of the network serves all of
+            them, only their `step` is called.
         num_steps: int, steps of the samplers, for each group of `order`.
         guidance: dict of float by modality, the scale of classifier-free guidance by it where it is given, or one float
             for all; 1 is none.
         order: list of names, or of tuples of names, of what is generated first, in turn, unless it is given: the others
-            are generated given these, so that guidance by them holds, too; what is not named comes last. What was not
-            wanted is dropped, so a sound can be made of an image by the word for both. None: all at once.
+            are generated given these, and guided by these, too; what is not named comes last. What comes first is made
+            even where it is not wanted, and then not returned: of an image, its word, and of both a sound. None: all at
+            once.
         unseen: names of modalities that no training example had: they can't be asked for, nor given.
 
     Raises:
@@ -67,7 +70,7 @@ class MultimodalGenerator(Questions, Servable, keras.Model):
         self.unseen = tuple(unseen)
         self._by_name = {m.name: m for m in self.modalities}
         self._door = Door(self)
-        self._door.check_count(num_steps, "num_steps")
+        check_count(num_steps, "num_steps")
         self._program = functools.cache(self._make_program)
         self.tokenizers = [m.tokenizer for m in self.modalities]  # so that their weights are saved
         self._door.check_dict(self.samplers, "samplers")
@@ -118,8 +121,8 @@ class MultimodalGenerator(Questions, Servable, keras.Model):
         return [name for group in self.groups(given, want)[:-1] for name in group]
 
     def guiding(self, given, want, guidance=None):
-        """Of scales, a dict or one float as those of the constructor, or None: these, the ones by which a task can be
-        guided: by what is given, or made before the rest."""
+        """Those of the scales `guidance`, a dict, one float, or None for the constructor's, that a task can use: by
+        what is given, or made before the rest."""
         names = (*given, *self.made_before(given, want))
         scales = self._door.scales(self.guidance if guidance is None else guidance, names)
         return {name: scale for name, scale in scales.items() if name in names and scale != 1}
@@ -151,7 +154,7 @@ class MultimodalGenerator(Questions, Servable, keras.Model):
                 and wanted which stay as they are; the others are generated. For inpainting and continuation. A
                 tokenizer with convolutions makes a token of its neighbours, too: blank what nobody should know.
             present: dict by modality of bool (n,) or (n, *grid): which tokens of what is given are there; the others
-                are absent, see `Modality.encode`, or of what is wanted, too, generated. None: all.
+                are absent (see `Modality.encode`), or, where the modality is wanted, too, generated. None: all.
             num_samples: int, where nothing is given; else there is one for each row given.
             steps: int; None is `num_steps`.
             guidance: float for all that is given and not wanted, or made first, or a dict by modality; None is that of
@@ -160,7 +163,8 @@ class MultimodalGenerator(Questions, Servable, keras.Model):
             batch_size, verbose: of `predict`.
 
         Raises:
-            ValueError: on an unknown modality, nothing wanted, one that is given and wanted without `known`, rows of
+            ValueError: on an unknown modality, nothing wanted, one that is given and wanted without `known`, one that
+                no task has in this role or no training example had, `known` or `present` of another form, rows of
                 different number, guidance by what is not given, or signals that their tokenizer does not take.
         """
         options = dict(present=present, num_samples=num_samples, guidance=guidance, seed=seed, batch_size=batch_size)
@@ -230,6 +234,9 @@ class MultimodalGenerator(Questions, Servable, keras.Model):
 
         Returns:
             dict by name of lists, one for each step, of signals (n, ...); the last one is what is generated.
+
+        Raises:
+            ValueError: as `generate`.
         """
         program, inputs = self._filling(Trajectory, given, want, known, batch_size=batch_size, **options)
         out = program.predict(inputs, batch_size=batch_size, verbose=verbose)

@@ -31,7 +31,7 @@ class Program(UntunedData, keras.Model):
         return {name: ops.zeros((rows,)) for name in given if not self.modalities[name].adaln}
 
     def noisy(self, inputs, t, stream=0):
-        """The tokens with noise on those of the modalities in `t`, {name: (b,)}, all times, and what is to be told."""
+        """The tokens with noise on those of the modalities in `t`, {name: (b,)}; the times of all; the targets."""
         tokens, targets = dict(inputs["given"]), {}
         seeds = split(inputs["seed"], len(self.modalities))
         for place, (name, modality) in enumerate(self.modalities.items()):

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from keras_mmai.models.door import check_count
 from keras_mmai.models.programs import Attention, Classify, Embed, Losses, Score
 
 
@@ -12,6 +13,9 @@ class Questions:
         """Probabilities of the ids of `target`, a modality of one id, given others: float32 (n, vocabulary).
 
         `given` and `present`: as those of `generate`.
+
+        Raises:
+            ValueError: on a target of more than one id, that is given, or that no task wants; and as `generate`.
         """
         if not isinstance(target, str):
             raise ValueError(f"`target` is the name of a modality. Received: {target!r}")
@@ -20,19 +24,24 @@ class Questions:
         if space.vocabulary is None or space.num_tokens * space.num_codes > 1 or space.adaln:
             raise ValueError(f"`target` must be a modality of one id, such as a label. Received: {target!r}")
         self._door.check_learned([target], "target", "wanted")
-        inputs = self._door.given(given, present, batch_size)
+        self._door.check_given(given)
         if target in given:
             raise ValueError(f"`target` is not given. Received: {target!r} in `given`")
+        inputs, _ = self._door.inputs(given, present, batch_size=batch_size)
         return self._program(Classify, target).predict(inputs, batch_size=batch_size, verbose=verbose)
 
     def embed(self, given, present=None, batch_size=100, verbose=0):
         """The mean of the last block's tokens of what is given, which some task gives: float32 (n, hidden_dim).
 
         `given` and `present`: as those of `generate`.
+
+        Raises:
+            ValueError: on nothing given, or conditions (`adaln`) alone; and as `generate`.
         """
-        inputs = self._door.given(given, present, batch_size)
+        self._door.check_given(given)
         if all(self._by_name[name].adaln for name in given):
             raise ValueError(f"A condition (`adaln`) has no tokens to embed. Received: {sorted(given)}")
+        inputs, _ = self._door.inputs(given, present, batch_size=batch_size)
         return self._program(Embed).predict(inputs, batch_size=batch_size, verbose=verbose)
 
     def score(self, signals, given=None, present=None, num_draws=64, seed=0, batch_size=100, verbose=0):
@@ -42,7 +51,8 @@ class Questions:
 
         Args:
             signals: dict of one modality of ids, (n, ...).
-            given, present: as those of `generate`; of the signals, too: tokens that are not present have no likelihood.
+            given, present: as those of `generate`. The signals may be in `present`, too: their absent tokens are left
+                out of the bound.
             num_draws: int, noise levels for each example, one in each of as many strata.
 
         Returns:
@@ -60,7 +70,7 @@ class Questions:
         (name,) = signals
         if self._by_name[name].tokens != "codes" or self._by_name[name].adaln:
             raise ValueError(f"{name!r} is not generated as ids: its likelihood has no such bound.")
-        self._door.check_count(num_draws, "num_draws", 2)
+        check_count(num_draws, "num_draws", 2)
         self._door.check_seed(seed)
         self._door.check_learned(signals, "signals", "wanted")
         self._door.check_learned(given, "given", "given")
@@ -75,6 +85,9 @@ class Questions:
             t: float in [0, 1].
             given, present: as those of `generate`.
             seed: of the noise, which is the same for every t: int or int32 (n, 2).
+
+        Raises:
+            ValueError: on signals that are given or not generated, or another noise level; and as `generate`.
         """
         given = {} if given is None else given
         self._door.check_dict(signals, "signals")

@@ -16,6 +16,9 @@ def fillings(modalities):
 
     Any modalities may be given, any others wanted, at least one, and the rest absent; conditions (`adaln`) are only
     given.
+
+    Raises:
+        ValueError: on names that make one of two tasks, as "a", "b" and "a_b".
     """
     names = [m.name for m in modalities]
     conditions = {m.name for m in modalities if m.adaln}
@@ -70,10 +73,12 @@ def tasks_without(tasks, names):
     """Tasks as they are where these modalities are absent: those that want nothing then, or are one of the others, are
     left out."""
     left = {task: pair for task, pair in tasks.items() if not {*pair[0], *pair[1]}.intersection(names)}
+    pairs = set(left.values())
     for task, pair in tasks.items():
         given, want = (tuple(name for name in part if name not in names) for part in pair)
-        if want and (given, want) not in left.values():
+        if want and (given, want) not in pairs:
             left[task] = given, want
+            pairs.add((given, want))
     return left
 
 
@@ -121,7 +126,8 @@ class Draws:
     def times(self, modalities, batch):
         """The noise level of each modality where it is generated: {name: (b,)}."""
         uniform = self._uniform(2 * len(modalities) + 2, batch)
-        shared, independent = stratified(uniform[0]), uniform[1] < self.independent_times
+        # in an order of its own, since rows of a batch may be sorted; it can be that of another one, which is not used
+        shared, independent = stratified(uniform[0], ops.argsort(uniform[3])), uniform[1] < self.independent_times
         times = {}
         for i, m in enumerate(modalities, 1):
             own = stratified(uniform[2 * i], ops.argsort(uniform[2 * i + 1]))

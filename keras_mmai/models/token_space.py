@@ -23,19 +23,23 @@ class TokenSpace(Configurable):
         shape: of one example. Latents: (*grid, channels). Ids: (*grid, *codes), where the last `code_axes` axes are
             several ids of one token, such as the levels of a residual quantizer.
         vocabulary: int, the number of different ids; None: latents.
-        code_axes: int.
+        code_axes: int, at least 0; 0 for latents.
         patch_size: int or tuple: that many latents along each axis of the grid are one token. 1 for ids.
         rate: tokens per second along the time axis; None: the place in the sequence is all that counts.
         adaln: bool: instead of being a token, the id is added to the condition of all the others, as the class of a
             `DiT`. It can then be given, and not generated.
 
     Raises:
-        ValueError: on a grid of more than three axes, patches that do not divide it or are of ids, or `adaln` of
-            anything but one id.
+        ValueError: on a grid of more than three axes, sizes below 1, patches that do not divide it or are of ids,
+            `code_axes` of latents, a rate that is not positive, or `adaln` of anything but one id.
     """
 
     def __init__(self, shape, vocabulary=None, code_axes=0, patch_size=1, rate=None, adaln=False):
         shape = tuple(int(size) for size in shape)
+        if not isinstance(code_axes, int) or code_axes < 0 or (vocabulary is None and code_axes):
+            raise ValueError(f"`code_axes` is an int of at least 0, and 0 for latents. Received: {code_axes!r}")
+        if min(shape, default=1) < 1:
+            raise ValueError(f"`shape` has sizes of at least 1. Received: {shape}")
         space = len(shape) - (1 if vocabulary is None else code_axes)
         if space not in AXES:
             raise ValueError(f"Tokens lie on a grid of 1, 2 or 3 axes. Received: shape {shape}")
@@ -50,8 +54,8 @@ class TokenSpace(Configurable):
             raise ValueError(f"`patch_size` is for latents: ids are not joined. Received: {patch_size}")
         if adaln and (vocabulary is None or self.num_tokens * self.num_codes > 1):
             raise ValueError(f"`adaln` is for a single id, as a label is. Received: shape {shape}")
-        if rate is not None and rate <= 0:
-            raise ValueError(f"`rate` is positive, tokens per second. Received: {rate}")
+        if rate is not None and not 0 < rate < math.inf:
+            raise ValueError(f"`rate` is positive and finite, tokens per second. Received: {rate}")
 
     @property
     def num_tokens(self):

@@ -139,6 +139,18 @@ def test_every_mask_is_uncovered_and_rows_do_not_mix(sampler, schedule, shape):
 
 
 @each_masking
+@pytest.mark.parametrize("sampler", MASKED_SAMPLERS, ids=repr)
+@pytest.mark.parametrize("t", [1e-9, 1e-3, 1.0])
+def test_the_last_step_leaves_no_mask(sampler, schedule, t):
+    """Also where the schedule says that hardly any is left."""
+    process = diffusion.MaskedDiffusion(K, schedule)
+    predict = process.denoiser(lambda x, t: ops.zeros((*x.shape, K)))
+    start = ops.convert_to_tensor(process.prior(np.zeros((1, 2000))))
+    x = numpy(sampler.step(predict, start, np.float32(t), np.float32(0.0), uniform(1, 2000)(0)))
+    assert x.max() < K
+
+
+@each_masking
 def test_maskgit_keeps_the_share_of_the_schedule_and_takes_the_surest(schedule):
     process = diffusion.MaskedDiffusion(K, schedule)
     sure = np.linspace(0, 8, 16).astype("float32")  # of the later tokens the network is surer
@@ -190,6 +202,9 @@ def test_top_p_and_temperature_leave_out_what_is_unlikely(sampler):
         (lambda: diffusion.MaskGIT(top_p=1.5), "top_p"),
         (lambda: diffusion.MaskedAncestral(remasking=2.0), "remasking"),
         (lambda: diffusion.MaskGIT(randomness=-1.0), "randomness"),
+        (lambda: diffusion.MaskGIT(randomness=float("nan")), "randomness"),
+        (lambda: diffusion.MaskedAncestral(temperature=float("inf")), "temperature"),
+        (lambda: diffusion.PolynomialMasking(float("nan")), "power"),
     ],
 )
 def test_numbers_out_of_range(make, word):
@@ -205,5 +220,5 @@ def test_noise_of_another_shape_is_not_broadcast():
 def test_a_polynomial_masks_a_power_of_t():
     alpha, sigma = diffusion.PolynomialMasking(3.0)(0.5)
     np.testing.assert_allclose([float(alpha), float(sigma)], [0.875, 0.125])
-    with pytest.raises(ValueError, match="`power` must be at least 1"):
+    with pytest.raises(ValueError, match="`power` must be finite and at least 1"):
         diffusion.PolynomialMasking(0.5)
