@@ -22,16 +22,6 @@ from keras_mmai.tokenizers import LabelTokenizer, PassThrough
 numpy = ops.convert_to_numpy
 
 
-@pytest.fixture(scope="module")
-def generator():
-    return make().generator(num_steps=4)
-
-
-@pytest.fixture
-def given():
-    return {"word": batch_of(5)["word"]}
-
-
 def test_every_task_gives_what_is_wanted(generator):
     for given, want in TASKS.values():
         out = generator.generate({name: batch_of(3)[name] for name in given}, want=want, num_samples=3)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from keras import ops
-from multimodal_models import SMALL, awake, batch_of, make, modalities, tensors
+from multimodal_models import SMALL, awake, batch_of, modalities, tensors
 
 from keras_mmai import Modality, MultimodalDiT, MultimodalGenerator
 from keras_mmai.diffusion import LogitNormalTimes, MaskedDiffusion, uniform
@@ -11,16 +11,6 @@ from keras_mmai.noise import row_seeds, split
 from keras_mmai.tokenizers import LabelTokenizer, PassThrough
 
 numpy = ops.convert_to_numpy
-
-
-@pytest.fixture(scope="module")
-def generator():
-    return make().generator(num_steps=4)
-
-
-@pytest.fixture
-def given():
-    return {"word": batch_of(5)["word"]}
 
 
 def test_score_leaves_out_what_is_not_present(generator):

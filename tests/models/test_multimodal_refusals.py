@@ -121,16 +121,6 @@ def test_processes_and_schedules_are_free():
     assert Modality("x", PassThrough((4, 2)), process=process).process == process
 
 
-@pytest.fixture(scope="module")
-def generator():
-    return make().generator(num_steps=4)
-
-
-@pytest.fixture
-def given():
-    return {"word": batch_of(5)["word"]}
-
-
 @pytest.mark.parametrize(
     "call, words",
     [

@@ -15,16 +15,6 @@ from keras_mmai.tokenizers import ByteTokenizer, CharacterTokenizer, LabelTokeni
 numpy = ops.convert_to_numpy
 
 
-@pytest.fixture(scope="module")
-def generator():
-    return make().generator(num_steps=4)
-
-
-@pytest.fixture
-def given():
-    return {"word": batch_of(5)["word"]}
-
-
 @heavy
 def test_averages_and_saving(tmp_path, given):
     model = make(ema_decays=(0.9,))
