@@ -21,7 +21,7 @@ class MultimodalDiffusionTransformer(TrainingModel):
     Each example of a training batch draws a task: some modalities are given (noise level 0), some are generated (each
     at a noise level t), the rest are absent. So the model learns every conditional, joint and marginal distribution
     at once. Of examples that lack a modality, it is absent whatever the task says; one that lacks all that its task
-    wants generates instead, of nothing, all that it has and some task wants.
+    wants generates instead all that it has and that some task wants.
 
     `fit` takes a dict with some of
 
