@@ -285,6 +285,13 @@ def test_what_was_not_learned_can_not_be_asked_for():
     assert generator.tasks == {"all": ((), ("picture", "word")), **left}
 
 
+def test_a_generator_of_what_no_example_had():
+    model = make(tasks={"a": (("word",), ("picture",))})
+    model.seen.assign([0.0, 1.0, 0.0])  # the word alone, as where "present" says that no example has a picture
+    with pytest.raises(ValueError, match=r"only modalities that no training example had: \['picture', 'sound'\]"):
+        model.generator()
+
+
 @pytest.mark.parametrize(
     "noise",
     [
