@@ -192,6 +192,23 @@ def test_windows_with_a_mask_and_its_complement(monkeypatch):
     assert weights.mean() == pytest.approx(1, abs=0.01)
 
 
+def test_noise_of_a_complement_stays_below_1(monkeypatch):
+    """Also where a number that is drawn is 0, which one of 16 million is: `fit` refuses noise of 1."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    from shakespeare import BATCH, LENGTH, noisy_pairs
+
+    class Zeros(np.random.Generator):
+        def random(self, size=None, dtype="float64"):
+            return np.zeros(size, dtype)
+
+    ids = np.zeros((BATCH, LENGTH), "int32")
+    t, noise = (noisy_pairs(ids, Zeros(np.random.PCG64(0)))[0][key]["text"] for key in ("t", "noise"))
+    noise, t = noise.reshape(2, BATCH, LENGTH), t.reshape(2, BATCH, 1)
+    assert noise.dtype == np.float32 and noise.min() >= 0 and noise.max() < 1
+    masked = (noise < t)[:, t[0, :, 0] > 0]
+    assert masked[0].all() and not masked[1].any()
+
+
 @pytest.mark.slow
 def test_own_modality(tmp_path):
     pytest.importorskip("mlxtend")

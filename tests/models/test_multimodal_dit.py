@@ -35,6 +35,14 @@ def test_shapes(network, tokens):
     assert all(keras.backend.standardize_dtype(x.dtype) == "float32" for x in outputs.values())
 
 
+def test_weights_of_a_block_are_not_named_as_a_modality():
+    """By their names Muon leaves out what is no matrix of a block, and a user's names must not change that."""
+    spaces = {"embedding": TokenSpace((3,), 6), "output": TokenSpace((4, 2))}
+    matrices = [v.path for block in MultimodalDiT(spaces, **SMALL).blocks for v in block.weights if len(v.shape) == 2]
+    plain = [path for path in matrices if "modulation" not in path]
+    assert len(plain) == 2 * 2 * 4 and not [path for path in plain if "embed" in path or "output" in path]
+
+
 def test_ids_start_as_large_as_latents_and_conditions_as_labels():
     spaces = {"x": TokenSpace((8, 4)), "ids": TokenSpace((8,), 60), "label": TokenSpace((1,), 60, adaln=True)}
     embeds = MultimodalDiT(spaces, hidden_dim=64, num_layers=1).embeds
