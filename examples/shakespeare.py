@@ -54,11 +54,8 @@ def noisy_pairs(ids, random, masks=1):
         return np.concatenate([first, second], axis=1).reshape(2 * n * BATCH, *first.shape[2:])
 
     t = rows(t, 1 - t)
-    noised = {
-        "t": t,
-        "noise": rows(noise, np.minimum(1 - noise, np.float32(1 - 2.0**-24))),
-        "known": rows(known, known),
-    }
+    complement = np.minimum(1 - noise, np.float32(1 - 2.0**-24))  # below 1, as noise is
+    noised = {"t": t, "noise": rows(noise, complement), "known": rows(known, known)}
     return {"text": rows(ids, ids), **{key: {"text": x} for key, x in noised.items()}}, 1.5 * np.sqrt(t)
 
 
