@@ -7,7 +7,7 @@ tokenizers, the transformer and the judges, which are classifiers of real signal
 needed. Writes report.json, a matrix of pictures, WAV files and the generator.
 
     python examples/audio_codec.py --output audio_run
-    python examples/any_to_any.py --full audio_run/codec.keras --steps 13000 --output full_out
+    python examples/any_to_any.py --full audio_run/codec.keras --steps 18000 --output full_out
 
 The larger size has MNIST's 60,000 digits, and six voices that say them, both of the prepared folder that TFDS_DATA_DIR
 names. With `--heard .2` only a fifth of the training examples have a sound; three of four that are seen are such.
